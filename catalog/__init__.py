@@ -1,0 +1,1 @@
+"""What exists and what it looks like: configuration, the variable contract, sensors, scenes, the store, the products."""

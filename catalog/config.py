@@ -1,0 +1,152 @@
+"""What a run is told: frozen, checked, and refused when a key is unknown. No I/O; the environment is read here only."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from catalog.schema import InputError
+
+DEFAULT_BLOCK_PX: Final = 2048
+INNER_CHUNK_PX: Final = 512
+DEFAULT_MODEL: Final = "mffenet-lite0"
+
+
+class Strict(BaseModel):
+    """Base of every configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Event(Strict):
+    """An earthquake (or another trigger) as the pipeline sees it."""
+
+    id: str
+    """USGS ComCat id, or the operator's own."""
+    title: str = ""
+    time_utc: datetime | None = None
+    longitude: float | None = Field(default=None, ge=-180, le=180)
+    latitude: float | None = Field(default=None, ge=-90, le=90)
+    depth_km: float | None = None
+    magnitude: float | None = None
+
+    @field_validator("time_utc")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"got {value.isoformat()} without a time zone; expected e.g. 2018-09-05T18:07:59Z")
+        return value
+
+
+class ClusterConfig(Strict):
+    """Where the blocks run."""
+
+    address: str = "local"
+    """`local`, the address of a running scheduler (tcp://host:8786), or the dotted name of a cluster class."""
+    workers: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of the network in each worker; None = cores / workers."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the cluster class."""
+
+
+class StacConfig(Strict):
+    """Imagery from a STAC API instead of files."""
+
+    url: str
+    collection: str
+    days_before: int = Field(default=60, ge=1)
+    days_after: int = Field(default=30, ge=1)
+    max_cloud_percent: float = Field(default=60.0, ge=0, le=100)
+
+
+class RunConfig(Strict):
+    """Everything a detection run depends on."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Event id: names the store and the product folder."""
+    post: tuple[str, ...] = ()
+    """Post-event rasters; several are composited, the clearest pixel wins."""
+    pre: tuple[str, ...] = ()
+    stac: StacConfig | None = None
+    sensor: str = "rgb8"
+    """A name of `catalog.sensors.SENSORS`."""
+    mask: tuple[str, ...] = ()
+    """Post-event mask rasters, non-zero = not observed (clouds an analyst drew)."""
+    pre_mask: tuple[str, ...] = ()
+    post_time_utc: datetime | None = None
+    pre_time_utc: datetime | None = None
+    dem: str | None = None
+    dem_reproject: bool = False
+    """Accept a DEM in a geographic CRS and reproject it."""
+    aoi: str | None = None
+    event: Event | None = None
+    model: str = DEFAULT_MODEL
+    """A registered model's name, or a folder or file with weights and card."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Landslide probability from which a pixel is a landslide; None = the model card's."""
+    min_area_m2: float | None = Field(default=None, ge=0)
+    """Smallest landslide delivered; None = the area of a 3 x 3 pixel square of the network's or imagery's coarser GSD."""
+    gsd_m: float | None = Field(default=None, gt=0)
+    """Pixel size of the product; None = the imagery's own."""
+    block_px: int = Field(default=DEFAULT_BLOCK_PX, ge=256, le=16384)
+    root: str = "store"
+    out: str = "out"
+    cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("block_px")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError(f"got {value} px; expected a power of two (512, 1024, 2048 ...)")
+        return value
+
+    @model_validator(mode="after")
+    def _has_imagery(self) -> RunConfig:
+        if not self.post and self.stac is None:
+            raise ValueError("no post-event imagery; give --post FILE, or a `stac` section in the configuration")
+        if self.pre_mask and not self.pre:
+            raise ValueError("a pre-event mask without pre-event imagery; give --pre FILE as well")
+        return self
+
+    @property
+    def chunk_px(self) -> int:
+        """Inner chunk of a shard, in pixels."""
+        return min(INNER_CHUNK_PX, self.block_px)
+
+
+def parse_config(values: dict[str, Any]) -> RunConfig:
+    """The checked configuration.
+
+    Raises: InputError naming each key that does not fit, what was expected and what was got.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors()]
+        raise InputError("configuration: " + "; ".join(lines)) from None
+
+
+def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    key = ".".join(str(part) for part in detail["loc"]) or "run"
+    if detail["type"] == "extra_forbidden":
+        known = ", ".join(RunConfig.model_fields)
+        return f"unknown key `{key}`; expected one of: {known}"
+    return f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (got {detail['input']!r:.80})"
+
+
+Environment = Literal["LANDSLIDENET_DATA", "LANDSLIDENET_S3_ENDPOINT"]
+
+
+def environment(name: Environment, default: str = "") -> str:
+    """A setting of the environment: the only place where it is read."""
+    return os.environ.get(name, default)
+
+
+def data_dir() -> Path:
+    """Folder of the real data used by tests and benchmarks."""
+    return Path(environment("LANDSLIDENET_DATA", "../shared/data")).resolve()
