@@ -1,0 +1,132 @@
+"""Weights and their model cards: safetensors beside a JSON card that states data, split, metrics and limits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from models.registry import MODELS, create_model
+
+WEIGHTS_DIR: Final = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user must know before trusting a network, and what inference needs to feed it as it was trained."""
+
+    name: str
+    architecture: str
+    weights_sha256: str
+    bands: tuple[str, ...]
+    gsd_range_m: tuple[float, float]
+    """Imagery pixel sizes at which the network is known to work; others are warned about."""
+    lattice_gsd_m: tuple[float, float]
+    """Pixel sizes at which the network itself may be run: imagery outside is resampled to the nearer end."""
+    window_px: int
+    threshold: float
+    """Landslide probability from which a pixel counts, chosen on validation tiles."""
+    median_luminance: float
+    """Median of (R + G + B) / 3 over the training tiles, 0..255: scenes are toned to it."""
+    licence: str
+    data: str
+    split: str
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    limits: tuple[str, ...] = ()
+
+    def lattice_gsd(self, imagery_gsd_m: float) -> float:
+        """The pixel size at which windows of this imagery are predicted."""
+        low, high = self.lattice_gsd_m
+        return min(max(imagery_gsd_m, low), high)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def save_model(network: nn.Module, folder: Path, *, card: dict[str, Any]) -> ModelCard:
+    """The card written beside the weights (float16 safetensors) as `<name>.safetensors` and `<name>.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{card['name']}.safetensors"
+    state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, path)
+    complete = ModelCard(**card, weights_sha256=sha256_of(path))
+    path.with_suffix(".json").write_text(json.dumps(asdict(complete), indent=2) + "\n")
+    return complete
+
+
+def find_weights(source: str) -> Path:
+    """The weights file of a registered name, a folder or a file.
+
+    Raises: ValueError when there are none: the registered networks are listed with where weights come from.
+    """
+    path = Path(source)
+    if source in MODELS:
+        path = WEIGHTS_DIR / f"{source}.safetensors"
+    elif path.is_dir():
+        path = next(iter(sorted(path.glob("*.safetensors"))), path / "<name>.safetensors")
+    if not path.is_file() or path.suffix != ".safetensors":
+        raise ValueError(
+            f"model: no weights for {source!r} (looked for {path.name}); expected a registered name with shipped "
+            f"weights, or a .safetensors file with its .json card. Registered: {', '.join(MODELS)}. "
+            "Train weights with `landslidenet train`"
+        )
+    return path
+
+
+def load_card(weights: Path) -> ModelCard:
+    """The card beside a weights file. Raises: ValueError when it is missing or does not fit the weights."""
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        raise ValueError(f"model card: {path.name} is missing beside {weights.name}; weights without a card are refused")
+    values = json.loads(path.read_text())
+    card = ModelCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    if card.weights_sha256 != (got := sha256_of(weights)):
+        raise ValueError(f"model card {path.name}: weights hash is {got[:12]}, the card says {card.weights_sha256[:12]}")
+    return card
+
+
+def load_network(weights: Path, card: ModelCard) -> nn.Module:
+    """The network with its weights, float32, in eval mode."""
+    network = create_model(card.architecture)
+    state = load_file(weights)
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return network.eval()
+
+
+def load_published_checkpoint(network: nn.Module, path: str | Path) -> nn.Module:
+    """`network` with the weights of a checkpoint in the authors' format (`torch.save` of a dict with `state_dict`).
+
+    Keys may carry the prefix `module.`; the auxiliary `decoder.domain_conv` of ADANet checkpoints is left out where
+    the network has none.
+
+    Raises: ValueError naming the keys that are missing, left over, or of another shape.
+    """
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(stored, dict) or "state_dict" not in stored:
+        raise ValueError(f"checkpoint {path}: expected a dict with `state_dict`, got {type(stored).__name__}")
+    state = {k.removeprefix("module."): v for k, v in stored["state_dict"].items()}
+    own = network.state_dict()
+    state = {k: v for k, v in state.items() if k in own or not k.startswith("decoder.domain_conv.")}
+    problems = {
+        "missing": sorted(k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")),
+        "left over": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:6])}" for what, keys in problems.items() if keys)
+        raise ValueError(f"checkpoint {path} does not fit the network: {told}")
+    network.load_state_dict(state, strict=False)
+    return network
