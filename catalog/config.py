@@ -47,7 +47,8 @@ class ClusterConfig(Strict):
 
     address: str = "local"
     """`local`, the address of a running scheduler (tcp://host:8786), or the dotted name of a cluster class."""
-    workers: int = Field(default=1, ge=1)
+    workers: int | None = Field(default=None, ge=1)
+    """Worker processes of a local cluster; None = one a core, at most eight."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of the network in each worker; None = cores / workers."""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,39 @@
+# Everything a fresh machine needs is in two commands: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+OUT ?= demo
+
+.PHONY: env demo test lint type bench clean
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+demo: env
+	$(BIN)/landslidenet demo --out $(OUT)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: env
+	$(BIN)/mypy
+
+test: lint type
+	$(BIN)/landslidenet demo --out build/demo --size 1024
+	$(BIN)/pytest
+
+bench: env
+	$(BIN)/python benchmarks/yardsticks.py
+	$(BIN)/python benchmarks/invariance.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:
+	rm -rf $(VENV) build demo out store .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,94 @@
+"""Earthquakes: a file or a ComCat id becomes an `Event`."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from catalog.config import Event
+from catalog.schema import InputError
+
+COMCAT_URL: Final = "https://earthquake.usgs.gov/fdsnws/event/1/query"
+TIMEOUT_S: Final = 30.0
+
+
+def load_event(source: str, *, comcat_url: str = COMCAT_URL) -> Event:
+    """The earthquake of a ComCat GeoJSON detail file, of our own event.json, or of a ComCat id (asked over HTTP).
+
+    Raises: InputError when the file or answer is missing, is not JSON, or is no single event.
+    """
+    path = Path(source)
+    if path.suffix.lower() in {".json", ".geojson"} or path.exists():
+        return parse_event(_read(path), where=source)
+    query = urllib.parse.urlencode({"eventid": source, "format": "geojson"})
+    return parse_event(_fetch(f"{comcat_url}?{query}", event_id=source), where=source)
+
+
+def parse_event(text: str, *, where: str) -> Event:
+    """The earthquake of a JSON text: a ComCat detail feature, or an object with the fields of `Event`.
+
+    Raises: InputError naming `where` and what does not fit.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"event {where}: not JSON ({error}); expected a ComCat detail GeoJSON or event.json") from None
+    if isinstance(values, dict) and values.get("type") == "Feature":
+        values = _from_comcat(values, where=where)
+    if not isinstance(values, dict) or "id" not in values:
+        raise InputError(
+            f"event {where}: got no single event; expected a ComCat detail GeoJSON (type Feature), or an object with "
+            "id, title, time_utc, longitude, latitude, depth_km, magnitude"
+        )
+    try:
+        return Event.model_validate(values)
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InputError(f"event {where}: {reasons}") from None
+
+
+def _from_comcat(feature: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """The fields of `Event` from a ComCat feature; its time is in milliseconds since 1970, UTC."""
+    try:
+        properties, (longitude, latitude, depth_km) = feature["properties"], feature["geometry"]["coordinates"]
+        return {
+            "id": feature["id"],
+            "title": properties.get("title") or "",
+            "time_utc": datetime.fromtimestamp(properties["time"] / 1000, UTC),
+            "longitude": longitude,
+            "latitude": latitude,
+            "depth_km": depth_km,
+            "magnitude": properties.get("mag"),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"event {where}: this GeoJSON feature is not ComCat's ({type(error).__name__}: {error}); expected id, "
+            "properties.time and a point with depth; download the event's detail file again"
+        ) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"event {path}: cannot be read ({error}); give an existing JSON file or a ComCat id") from None
+
+
+def _fetch(url: str, *, event_id: str) -> str:
+    request = urllib.request.Request(url, headers={"Accept": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            return str(answer.read().decode("utf-8"))
+    except urllib.error.HTTPError as error:
+        reason = f"the catalogue answered {error.code}"
+        error.close()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"the catalogue did not answer ({error})"
+    raise InputError(f"event {event_id}: {reason} at {url}; check the id, or give the event as a JSON file")

@@ -1,0 +1,227 @@
+"""The sensors the pipeline knows: where each band is, how its numbers become reflectance, what its quality band says.
+
+A new sensor is one entry of `SENSORS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from catalog.schema import BANDS, InputError
+
+QaRule = Literal["none", "scl", "landsat_qa_pixel", "udm2"]
+
+S2_OFFSET: Final = -0.1
+"""Reflectance. BOA_ADD_OFFSET of -1000 DN. Source: ESA (2021), Sentinel-2 products specification 14.9, section 3.1."""
+
+S2_OFFSET_BASELINE: Final = (4, 0)
+"""First processing baseline whose DN carry the offset (25 January 2022, and every reprocessing since)."""
+
+
+@dataclass(frozen=True)
+class BandSource:
+    """Where a band is, and reflectance = DN * scale + offset."""
+
+    assets: tuple[str, ...]
+    """Asset keys of STAC catalogues, the usual one first; also what a local file may call the band."""
+    index: int
+    """1-based band of a local file that does not name its bands."""
+    scale: float
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class QaSource:
+    """Where the quality band is."""
+
+    variable: str
+    """Its name in a scene's Dataset: the one `tasks.preprocess.quality` reads."""
+    assets: tuple[str, ...]
+    index: int
+    """1-based band of a local file that holds it beside the bands."""
+    dtype: Literal["uint8", "uint16"]
+    fill: int
+    """Its value for "no data": what pixels outside the file get."""
+    sibling: tuple[str, str] | None = None
+    """A local file's quality file: what to replace in its name, and by what."""
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """One kind of imagery."""
+
+    name: str
+    long_name: str
+    gsd_m: float | None
+    """Nominal; None where every campaign has its own."""
+    bands: Mapping[str, BandSource]
+    """By canonical band, in the order of `catalog.schema.BANDS`."""
+    required: tuple[str, ...]
+    """Bands without which the imagery is refused."""
+    dtype: Literal["uint8", "uint16"]
+    nodata: int | None
+    """DN of nodata in any band; None for 8-bit imagery, where a pixel all 0 or all 255 carries no information."""
+    max_dn: int
+    """Largest DN a typical (median) pixel has."""
+    licence: str
+    qa: QaRule = "none"
+    qa_source: QaSource | None = field(default=None)
+
+    @property
+    def is_8bit(self) -> bool:
+        """True for pictures without radiometry."""
+        return self.dtype == "uint8"
+
+
+def sensor(name: str) -> Sensor:
+    """The sensor of that name.
+
+    Raises: InputError naming the known ones.
+    """
+    if name not in SENSORS:
+        raise InputError(f"sensor: got `{name}`; expected one of {', '.join(SENSORS)}; pass --sensor with one of them")
+    return SENSORS[name]
+
+
+def reflectance_offset(sensor: Sensor, band: str, *, properties: Mapping[str, Any], asset: Mapping[str, Any]) -> float:
+    """What to add to DN * scale, for this item's band.
+
+    Sentinel-2, in this order: the catalogue already applied the offset (`earthsearch:boa_offset_applied`); the asset
+    states one (`raster:bands`); the processing baseline has it. Other sensors: the constant of the registry.
+
+    Source: see `S2_OFFSET`.
+    """
+    if sensor.name != "sentinel2-l2a":
+        return sensor.bands[band].offset
+    if properties.get("earthsearch:boa_offset_applied"):
+        return 0.0
+    stated = float((asset.get("raster:bands") or [{}])[0].get("offset", 0.0))
+    if stated:
+        return stated
+    return S2_OFFSET if _baseline(properties) >= S2_OFFSET_BASELINE else 0.0
+
+
+def _baseline(properties: Mapping[str, Any]) -> tuple[int, int]:
+    text = str(properties.get("s2:processing_baseline", "00.00")).lstrip("Nn")
+    major, _, minor = text.partition(".")
+    if not (major.isdigit() and minor.isdigit()):
+        raise InputError(f"s2:processing_baseline: got `{text}`; expected two numbers like 04.00; correct the item")
+    return int(major), int(minor)
+
+
+Sources = dict[str, tuple[int, tuple[str, ...]]]
+
+
+def _bands(sources: Sources, *, scale: float, offset: float = 0.0) -> Mapping[str, BandSource]:
+    made = {name: BandSource(assets, index, scale, offset) for name, (index, assets) in sources.items()}
+    return MappingProxyType({name: made[name] for name in BANDS if name in made})
+
+
+_PICTURE: Final[Sources] = {
+    "red": (1, ("red",)),
+    "green": (2, ("green",)),
+    "blue": (3, ("blue",)),
+}
+_OWN = "stated by whoever supplied the imagery"
+
+SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            Sensor(
+                name="sentinel2-l2a",
+                long_name="Sentinel-2 MSI, level 2A surface reflectance",
+                gsd_m=10.0,
+                bands=_bands(
+                    {
+                        "blue": (1, ("blue", "B02")),
+                        "green": (2, ("green", "B03")),
+                        "red": (3, ("red", "B04")),
+                        "nir": (4, ("nir", "B08")),
+                        "swir1": (5, ("swir16", "B11", "swir1")),
+                        "swir2": (6, ("swir22", "B12", "swir2")),
+                    },
+                    scale=1e-4,
+                ),
+                required=("blue", "green", "red", "nir"),
+                dtype="uint16",
+                nodata=0,
+                max_dn=21_000,
+                licence="Copernicus Sentinel data, free and open (legal notice of the European Commission)",
+                qa="scl",
+                qa_source=QaSource("scl", ("scl", "SCL"), 7, "uint8", fill=0),
+            ),
+            Sensor(
+                name="landsat-c2-l2",
+                long_name="Landsat 4-9, Collection 2 level 2 surface reflectance",
+                gsd_m=30.0,
+                bands=_bands(
+                    {
+                        "blue": (1, ("blue",)),
+                        "green": (2, ("green",)),
+                        "red": (3, ("red",)),
+                        "nir": (4, ("nir08", "nir")),
+                        "swir1": (5, ("swir16", "swir1")),
+                        "swir2": (6, ("swir22", "swir2")),
+                    },
+                    scale=2.75e-5,
+                    offset=-0.2,
+                ),
+                required=("blue", "green", "red", "nir"),
+                dtype="uint16",
+                nodata=0,
+                max_dn=65_454,  # reflectance 1.6, the end of the product's range (USGS LSDS-1619)
+                licence="USGS, public domain",
+                qa="landsat_qa_pixel",
+                qa_source=QaSource("qa_pixel", ("qa_pixel", "QA_PIXEL"), 7, "uint16", fill=1),
+            ),
+            Sensor(
+                name="planetscope-4b",
+                long_name="PlanetScope, four-band surface reflectance",
+                gsd_m=3.0,
+                bands=_bands(
+                    {
+                        "blue": (1, ("blue",)),
+                        "green": (2, ("green",)),
+                        "red": (3, ("red",)),
+                        "nir": (4, ("nir", "near_infrared")),
+                    },
+                    scale=1e-4,
+                ),
+                required=("blue", "green", "red", "nir"),
+                dtype="uint16",
+                nodata=0,
+                max_dn=20_000,
+                licence="Planet Labs, commercial: products may show what the contract allows",
+                qa="udm2",
+                qa_source=QaSource("udm2", ("udm2",), 0, "uint8", fill=0, sibling=("AnalyticMS_SR", "udm2")),
+            ),
+            Sensor(
+                name="rgb8",
+                long_name="8-bit RGB picture or orthophoto (DN / 255, no radiometry)",
+                gsd_m=None,
+                bands=_bands(_PICTURE, scale=1 / 255),
+                required=("blue", "green", "red"),
+                dtype="uint8",
+                nodata=None,
+                max_dn=255,
+                licence=_OWN,
+            ),
+            Sensor(
+                name="rgbnir8",
+                long_name="8-bit RGB and near infrared orthophoto (DN / 255, no radiometry)",
+                gsd_m=None,
+                bands=_bands({**_PICTURE, "nir": (4, ("nir",))}, scale=1 / 255),
+                required=("blue", "green", "red", "nir"),
+                dtype="uint8",
+                nodata=None,
+                max_dn=255,
+                licence=_OWN,
+            ),
+        )
+    }
+)
+"""Every sensor by name. The order of a local file that does not name its bands is that of `BandSource.index`."""

@@ -1,0 +1,158 @@
+"""The product as a STAC item with relative assets, and the event's versions as a collection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pystac
+from pystac.extensions.projection import ProjectionExtension
+from shapely.geometry import mapping
+
+from catalog.product import Product
+from catalog.schema import DISAGREEMENT, LANDSLIDE_CLASS, PROBABILITY, Variable
+
+RASTER_SCHEMA: Final = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
+MLM_SCHEMA: Final = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
+COG: Final = pystac.MediaType.COG
+LICENCE: Final = "other"
+
+ASSETS: Final = (
+    ("inventory", "inventory.gpkg", pystac.MediaType.GEOPACKAGE, "Inventory, styled for QGIS", ("data",)),
+    ("inventory_parquet", "inventory.parquet", "application/vnd.apache.parquet", "Landslides, GeoParquet", ("data",)),
+    ("probability", "probability.tif", COG, "Landslide probability", ("data",)),
+    ("class", "class.tif", COG, "Landslide, clear or not observed", ("data",)),
+    ("disagreement", "disagreement.tif", COG, "Disagreement of overlapping windows", ("data", "uncertainty")),
+    ("map", "map.png", pystac.MediaType.PNG, "Map", ("overview", "thumbnail")),
+    ("report", "report.html", pystac.MediaType.HTML, "Report", ("overview",)),
+    ("run", "run.json", pystac.MediaType.JSON, "Configuration, versions, hashes and timings", ("metadata",)),
+)
+_RASTERS: Final[Mapping[str, Variable]] = {
+    "probability": PROBABILITY,
+    "class": LANDSLIDE_CLASS,
+    "disagreement": DISAGREEMENT,
+}
+
+
+def write_item(product: Product, folder: Path) -> Path:
+    """`item.json`: a STAC item with the projection, raster and MLM extensions' fields and relative links."""
+    path = folder / "item.json"
+    _write(path, build_item(product).to_dict(include_self_link=False))
+    return path
+
+
+def write_collection(product: Product, event_dir: Path) -> Path:
+    """`collection.json` of an event's folder: it links the item of every version published so far."""
+    items = sorted(event_dir.glob("v*/item.json"), key=lambda p: int(p.parent.name[1:]))
+    bounds = [pystac.Item.from_dict(json.loads(p.read_text("utf-8"))) for p in items]
+    boxes = [item.bbox for item in bounds if item.bbox]
+    times = [item.datetime for item in bounds if item.datetime]
+    union = [min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes)]
+    collection = pystac.Collection(
+        id=product.event_id,
+        title=product.title,
+        description=f"Landslide inventories of {product.title}, one item a version.",
+        extent=pystac.Extent(pystac.SpatialExtent([union]), pystac.TemporalExtent([[min(times), max(times)]])),
+        license=LICENCE,
+    )
+    document = collection.to_dict(include_self_link=False)
+    document["links"] = [{"rel": "root", "href": "./collection.json", "type": "application/json"}] + [
+        {"rel": "item", "href": f"./{p.parent.name}/item.json", "type": "application/geo+json"} for p in items
+    ]
+    path = event_dir / "collection.json"
+    partial = event_dir / ".collection.json.partial"
+    _write(partial, document)
+    partial.replace(path)
+    return path
+
+
+def build_item(product: Product) -> pystac.Item:
+    """The STAC item of a product; its geometry is the observed area, its datetime the post-event imagery's."""
+    observed = product.observed_area.to_crs(4326).geometry.union_all().simplify(1e-5)
+    when, source = _datetime(product)
+    item = pystac.Item(
+        id=f"{product.event_id}-v{product.version}",
+        geometry=mapping(observed),
+        bbox=list(observed.bounds),
+        datetime=when,
+        properties={
+            "title": f"Landslide inventory of {product.title}, version {product.version}",
+            "version": str(product.version),
+            "gsd": product.grid.gsd_m,
+            "landslidenet:datetime_source": source,
+            "landslidenet:landslides": product.headline.count,
+            "landslidenet:landslide_area_m2": round(product.headline.area_m2),
+            "landslidenet:observed_area_m2": round(product.headline.observed_m2),
+            **_model(product),
+        },
+        stac_extensions=[RASTER_SCHEMA, MLM_SCHEMA],
+        collection=product.event_id,
+    )
+    box = product.grid.geobox_of(product.window)
+    ProjectionExtension.ext(item, add_if_missing=True).apply(
+        code=f"EPSG:{product.grid.epsg}", shape=list(box.shape), transform=list(box.transform)[:6]
+    )
+    for key, href, media_type, title, roles in ASSETS:
+        extra = _raster_fields(_RASTERS[key]) if key in _RASTERS else None
+        item.add_asset(key, pystac.Asset(f"./{href}", title, None, str(media_type), list(roles), extra))
+    for rel in ("root", "parent", "collection"):
+        item.add_link(pystac.Link(rel, "../collection.json", "application/json"))
+    return item
+
+
+def _raster_fields(variable: Variable) -> dict[str, Any]:
+    band: dict[str, Any] = {
+        "name": variable.name,
+        "description": variable.long_name,
+        "data_type": variable.dtype,
+        "nodata": int(variable.nodata),
+        "unit": variable.units,
+    }
+    if not variable.is_mask:
+        band |= {"raster:scale": variable.scale, "raster:offset": variable.offset}
+    return {"bands": [band]}
+
+
+def _model(product: Product) -> dict[str, Any]:
+    card = product.model_card
+    bands = [str(b) for b in card.get("bands", ("red", "green", "blue"))]
+    size = int(card.get("window_px", -1))  # -1 is MLM's sign for "any"
+    tensor = {"dim_order": ["batch", "bands", "height", "width"], "data_type": "float32"}
+    return {
+        "mlm:name": str(card.get("name", "unknown")),
+        "mlm:architecture": str(card.get("architecture", card.get("name", "unknown"))),
+        "mlm:framework": "pytorch",
+        "mlm:tasks": ["semantic-segmentation"],
+        "mlm:input": [
+            {"name": "imagery", "bands": bands, "input": {"shape": [-1, len(bands), size, size], **tensor}},
+        ],
+        "mlm:output": [
+            {
+                "name": "landslide probability",
+                "tasks": ["semantic-segmentation"],
+                "result": {"shape": [-1, 1, size, size], **tensor},
+                "classification:classes": [
+                    {"value": 0, "name": "clear", "description": "observed, no landslide"},
+                    {"value": 1, "name": "landslide", "description": "observed, landslide"},
+                ],
+            },
+        ],
+    }
+
+
+def _datetime(product: Product) -> tuple[datetime, str]:
+    """When the ground was seen, or the nearest thing known, and which of these it is."""
+    event_time = product.event.time_utc if product.event else None
+    known = {"post_time_utc": product.config.get("post_time_utc"), "event_time_utc": event_time}
+    for source, value in known.items():
+        if value is not None:
+            when = datetime.fromisoformat(value) if isinstance(value, str) else value
+            return when.astimezone(UTC), source
+    return datetime.now(UTC), "published"
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,227 @@
+"""The command line: results on stdout, everything else on stderr; exit status 0 done, 1 failed, 2 bad input."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from catalog.config import RunConfig, parse_config
+from catalog.schema import InputError, LandslideError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From satellite imagery before and after an earthquake to a landslide inventory for QGIS.",
+)
+out_console = Console(highlight=False, soft_wrap=True)
+err_console = Console(stderr=True, highlight=False)
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"configuration {path}: cannot be read ({error}); expected a YAML file") from error
+    if not isinstance(values, dict):
+        raise InputError(f"configuration {path}: got {type(values).__name__}; expected keys and values")
+    return values
+
+
+@app.command()
+def detect(
+    config: Annotated[Path | None, typer.Argument(help="YAML file with the same keys as the flags.")] = None,
+    post: Annotated[list[str] | None, typer.Option(help="Post-event raster; repeat for several.")] = None,
+    pre: Annotated[list[str] | None, typer.Option(help="Pre-event raster; repeat for several.")] = None,
+    mask: Annotated[list[str] | None, typer.Option(help="Raster, non-zero = not observed (post).")] = None,
+    pre_mask: Annotated[list[str] | None, typer.Option(help="Raster, non-zero = not observed (pre).")] = None,
+    dem: Annotated[str | None, typer.Option(help="Elevation raster, metres.")] = None,
+    dem_reproject: Annotated[bool | None, typer.Option("--dem-reproject", help="Accept a geographic DEM.")] = None,
+    aoi: Annotated[str | None, typer.Option(help="Vector file: the area of interest.")] = None,
+    event: Annotated[str | None, typer.Option(help="event.json, a ComCat GeoJSON, or a USGS event id.")] = None,
+    name: Annotated[str | None, typer.Option(help="Event id: names store and product folder.")] = None,
+    sensor: Annotated[str | None, typer.Option(help="rgb8, rgbnir8, planetscope-4b, sentinel2-l2a ...")] = None,
+    post_time: Annotated[str | None, typer.Option(help="Acquisition, e.g. 2018-09-11T01:30:00Z.")] = None,
+    pre_time: Annotated[str | None, typer.Option(help="Acquisition of the pre-event imagery.")] = None,
+    model: Annotated[str | None, typer.Option(help="Registered name, or weights file.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Landslide probability that counts.")] = None,
+    min_area: Annotated[float | None, typer.Option(help="Smallest landslide, m2.")] = None,
+    gsd: Annotated[float | None, typer.Option(help="Pixel size of the product, m.")] = None,
+    block: Annotated[int | None, typer.Option(help="Block size, px: a power of two.")] = None,
+    root: Annotated[str | None, typer.Option(help="Where stores live: a folder or s3://BUCKET/PREFIX.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where products go: OUT/EVENT_ID/vN/.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="local, tcp://HOST:PORT, or a cluster class.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the network in each worker.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print run.json before the folder.")] = False,
+) -> None:
+    """Imagery to a versioned landslide inventory. The last line on stdout is the product's folder."""
+    values = _read_config(config)
+    flags = {
+        "post": post, "pre": pre, "mask": mask, "pre_mask": pre_mask, "dem": dem, "dem_reproject": dem_reproject,
+        "aoi": aoi, "name": name, "sensor": sensor, "post_time_utc": post_time, "pre_time_utc": pre_time,
+        "model": model, "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd, "block_px": block,
+        "root": root, "out": out,
+    }  # fmt: skip
+    values |= {key: value for key, value in flags.items() if value is not None}
+    placed = {"address": cluster, "workers": workers, "threads": threads}
+    values["cluster"] = {**values.get("cluster", {}), **{k: v for k, v in placed.items() if v is not None}}
+    folder = run_detect(values, event=event)
+    if as_json:
+        out_console.print((folder / "run.json").read_text(), markup=False)
+    out_console.print(str(folder), markup=False)
+
+
+def run_detect(values: dict[str, Any], *, event: str | None) -> Path:
+    """The product folder of a detection with these configuration values; the event is looked up first."""
+    from catalog.events import load_event  # heavy imports wait until a command needs them
+
+    if event is not None:
+        loaded = load_event(event)
+        values = {"name": loaded.id, **values, "event": loaded.model_dump()}
+    config = parse_config(values)
+    return _in_flow(config)
+
+
+def _in_flow(config: RunConfig) -> Path:
+    from flows.detect import detect as detect_flow
+
+    return Path(detect_flow(config))
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for pre.tif post.tif dem.tif event.json truth.gpkg.")],
+    size: Annotated[int, typer.Option(help="Width and height, px.")] = 2048,
+    gsd: Annotated[float, typer.Option(help="Pixel size, m.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    sensor: Annotated[str, typer.Option(help="Sensor whose pixels are written.")] = "rgb8",
+) -> None:
+    """A simulated earthquake with landslides, for demonstration and tests. Last line on stdout: the folder."""
+    from tasks.steps import simulate_event
+
+    for path in simulate_event(out, size_px=size, gsd_m=gsd, seed=seed, sensor=sensor).values():
+        err_console.print(f"  {path}", markup=False)
+    out_console.print(str(out), markup=False)
+
+
+@app.command()
+def evaluate(
+    product: Annotated[Path, typer.Argument(help="Product folder, class.tif or inventory.gpkg.")],
+    truth: Annotated[str, typer.Option(help="FILE[:LAYER[,LAYER]]: polygons, or a raster with > 0 = landslide.")],
+    aoi: Annotated[Path | None, typer.Option(help="Vector file: score inside it only.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Raster: score where it is non-zero only.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Score a product against mapped landslides: pixels, objects by size, area."""
+    from tasks.steps import evaluate_product
+
+    result = evaluate_product(product, truth=truth, aoi=aoi, valid=valid)
+    if as_json:
+        out_console.print(json.dumps(result, indent=2), markup=False)
+    else:
+        print_scores(result)
+
+
+def print_scores(result: dict[str, Any]) -> None:
+    """Pixel scores, object detection by size class and area error as tables on stdout."""
+    pixels = Table(title="Landslide class, observed pixels", title_justify="left")
+    for key in result["pixels"]:
+        pixels.add_column(key, justify="right")
+    pixels.add_row(*(_figure(value) for value in result["pixels"].values()))
+    out_console.print(pixels)
+    objects = Table(title="Objects", title_justify="left")
+    for key in ("size class", "mapped", "found", "rate"):
+        objects.add_column(key, justify="right")
+    for row in result["objects"]["by_size"]:
+        objects.add_row(row["size_class"], str(row["mapped"]), str(row["found"]), _figure(row["rate"]))
+    out_console.print(objects)
+    area = result["area"]
+    out_console.print(
+        f"Area: {area['predicted_m2'] / 1e6:.3f} km2 found, {area['truth_m2'] / 1e6:.3f} km2 mapped, "
+        f"ratio {_figure(area['ratio'])}"
+    )
+
+
+def _figure(value: float | int | None) -> str:
+    if value is None:
+        return "undefined"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for scene, store and product.")] = Path("demo"),
+    size: Annotated[int, typer.Option(help="Width and height of the simulated scene, px.")] = 1536,
+) -> None:
+    """Simulate an earthquake, detect its landslides, score them: the main job on one machine."""
+    from tasks.steps import evaluate_product, simulate_event
+
+    scene = simulate_event(out / "scene", size_px=size, gsd_m=10.0, seed=7, sensor="rgb8")
+    values = {
+        "post": [str(scene["post"])], "pre": [str(scene["pre"])], "dem": str(scene["dem"]),
+        "sensor": "rgb8", "root": str(out / "store"), "out": str(out / "products"), "block_px": 512,
+    }  # fmt: skip
+    folder = run_detect(values, event=str(scene["event"]))
+    result = evaluate_product(folder, truth=f"{scene['truth']}:landslides", aoi=None, valid=None)
+    out_console.print("Simulated truth: these scores say that the pipeline works, not how it does on a real event.")
+    print_scores(result)
+    out_console.print(str(folder), markup=False)
+
+
+@app.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """The registered networks: bands, pixel sizes, weights, licence, metrics."""
+    from tasks.steps import list_models
+
+    rows = list_models()
+    if as_json:
+        out_console.print(json.dumps(rows, indent=2), markup=False)
+        return
+    table = Table(title="Networks", title_justify="left")
+    for key in ("name", "bands", "gsd_m", "parameters", "weights", "licence", "metrics"):
+        table.add_column(key)
+    for row in rows:
+        table.add_row(*(str(row[c.header]) for c in table.columns))
+    out_console.print(table)
+
+
+@app.command()
+def train(
+    tiles: Annotated[Path, typer.Option(help="Folder of the Landslide4Sense RGB tiles.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights and model card.")],
+    model: Annotated[str, typer.Option(help="Registered architecture.")] = "mffenet-lite0",
+    seed: Annotated[int, typer.Option(help="Seed of initialisation and augmentation.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of 16 crops.")] = 900,
+    without_blocks: Annotated[str, typer.Option(help="Id blocks to leave out; B looks like Hokkaido.")] = "B",
+) -> None:
+    """Train a network on labelled tiles. The last line on stdout is the weights file."""
+    from flows.train import train as train_flow
+
+    weights = train_flow(
+        tiles=tiles, out=out, model=model, seed=seed, steps_count=steps, without_blocks=without_blocks
+    )
+    out_console.print(str(weights), markup=False)
+
+
+def main() -> None:
+    """Entry point: a bad input is one clear message and status 2, any other failure of ours status 1."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except InputError as error:
+        err_console.print(f"[bold red]error:[/] {error}")
+        sys.exit(2)
+    except LandslideError as error:
+        err_console.print(f"[bold red]failed:[/] {error}")
+        sys.exit(1)

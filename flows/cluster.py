@@ -1,0 +1,73 @@
+"""One Dask client a flow run: a local cluster, a running scheduler, or any `distributed` cluster class by name."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import dask
+from distributed import Client, LocalCluster
+
+from catalog.config import ClusterConfig
+from catalog.schema import InputError
+
+logger = logging.getLogger(__name__)
+
+MAX_LOCAL_WORKERS: Final = 8
+CONNECT_TIMEOUT_S: Final = 30
+
+
+def worker_count(config: ClusterConfig) -> int:
+    """Workers of a local cluster: what was asked for, else one a core up to eight."""
+    return config.workers or min(os.cpu_count() or 1, MAX_LOCAL_WORKERS)
+
+
+def network_threads(config: ClusterConfig) -> int:
+    """Threads the network may use in each worker: what was asked for, else cores / workers."""
+    return config.threads or max(1, (os.cpu_count() or 1) // worker_count(config))
+
+
+@contextmanager
+def dask_client(config: ClusterConfig) -> Iterator[Client]:
+    """A connected client; a cluster that was started here is closed with it.
+
+    Raises: InputError when the scheduler does not answer or the cluster class cannot be imported.
+    """
+    if config.address == "local":
+        quiet = {"distributed.logging.distributed": "error", "distributed.worker.daemon": True}
+        with (
+            dask.config.set(quiet),
+            LocalCluster(
+                n_workers=worker_count(config), threads_per_worker=1, dashboard_address=None, memory_limit=0
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+    elif "://" in config.address:
+        try:
+            client = Client(config.address, timeout=CONNECT_TIMEOUT_S)
+        except OSError as error:
+            raise InputError(
+                f"cluster: no Dask scheduler answers at {config.address} ({error}); "
+                "start one with `dask scheduler`, or pass --cluster local"
+            ) from error
+        with client:
+            yield client
+    else:
+        with _cluster_class(config.address)(**config.options) as cluster, Client(cluster) as client:
+            yield client
+
+
+def _cluster_class(name: str) -> Any:  # noqa: ANN401 - any class with the interface of distributed.deploy.Cluster
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"cluster: got {name!r}; expected `local`, tcp://HOST:PORT, or the dotted name of a cluster class "
+            "such as dask_kubernetes.operator.KubeCluster"
+        ) from error

@@ -1,0 +1,256 @@
+"""What a Dask worker runs: one block read, one block written. No Prefect here, and no model in a graph.
+
+Each function reads its inputs from complete stores, calls the pure functions of the science, and hands a lazy Dataset
+to `catalog.store.write_block`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from catalog import scenes, store
+from catalog.grid import Block, Grid, Window
+from catalog.schema import LANDSLIDE, NOT_OBSERVED, OBSERVED_QUALITY, FloatArray, Quality
+from catalog.store import StoreRef
+from models.predictor import load_predictor
+from tasks import change, inference, inventory, preprocess, terrain
+
+
+@dataclass(frozen=True)
+class IngestJob:
+    """Scenes of one epoch to one composite on the grid."""
+
+    target: StoreRef
+    epoch: scenes.Epoch
+    qa: str
+    bands: tuple[str, ...]
+    aoi_px: Any = None
+    """Area of interest in absolute pixel coordinates (shapely), or None."""
+
+
+def ingest_block(job: IngestJob, block: Block) -> dict[str, Any]:
+    """Composite of the epoch's scenes with its quality classes; outside the area of interest is not observed."""
+    grid, halo = job.target.grid, preprocess.GROW_PX
+    window = grid.window(block)
+    loaded = scenes.read_epoch(job.epoch, grid.geobox_of(window.expand(halo)))
+    qualities = [preprocess.grow_mask(preprocess.quality(scene, qa=job.qa), px=halo) for scene in loaded]  # type: ignore[arg-type]
+    merged = preprocess.composite(loaded, qualities)
+    core = merged.isel(y=slice(halo, -halo), x=slice(halo, -halo))
+    if job.aoi_px is not None:
+        inside = inventory.burn([job.aoi_px], origin=_absolute(grid, window), shape=window.shape)
+        core = core.assign(quality=core["quality"].where(xr.DataArray(inside, dims=("y", "x")), Quality.NODATA))
+    return store.write_block(job.target, block, core)
+
+
+def _absolute(grid: Grid, window: Window) -> tuple[int, int]:
+    return grid.row0 + window.y0, grid.col0 + window.x0
+
+
+@dataclass(frozen=True)
+class ElevationJob:
+    """A DEM to elevation on its own grid."""
+
+    target: StoreRef
+    dem: scenes.DemSource
+
+
+def elevation_block(job: ElevationJob, block: Block) -> dict[str, Any]:
+    """Elevation of a block, warped from the DEM."""
+    geobox = job.target.grid.geobox_of(job.target.grid.window(block))
+    return store.write_block(job.target, block, scenes.read_elevation(job.dem, geobox).to_dataset(name="elevation_m"))
+
+
+@dataclass(frozen=True)
+class TerrainJob:
+    """Elevation to the terrain features of a neighbourhood."""
+
+    target: StoreRef
+    elevation: StoreRef
+
+
+def terrain_block(job: TerrainJob, block: Block) -> dict[str, Any]:
+    """Terrain features of a block, read with the widest halo."""
+    halo = terrain.MAX_HALO_PX
+    elevation = store.read_block(job.elevation, block, halo_px=halo)["elevation_m"]
+    features = terrain.terrain(elevation, gsd_m=job.elevation.grid.gsd_m)
+    return store.write_block(job.target, block, features.isel(y=slice(halo, -halo), x=slice(halo, -halo)))
+
+
+def hydrology(job: TerrainJob) -> list[dict[str, Any]]:
+    """Flow accumulation and wetness of the whole DEM, written block by block: no halo makes drainage local."""
+    grid = job.elevation.grid
+    dem = store.read_window(job.elevation, grid.scene)["elevation_m"].values
+    result = terrain.hydrology(dem, gsd_m=grid.gsd_m)
+    entries = []
+    for block in grid.blocks:
+        window = grid.window(block)
+        fields = {
+            name: (("y", "x"), _spread(getattr(result, name), result.factor, window=window, scene=grid.scene))
+            for name in job.target.names
+        }
+        entries.append(store.write_block(job.target, block, xr.Dataset(fields)))
+    return entries
+
+
+def _spread(coarse: FloatArray, factor: int, *, window: Window, scene: Window) -> FloatArray:
+    """The pixels of a window from a scene-wide field of `factor` times larger cells; NaN outside the scene."""
+    full = np.full(window.shape, np.nan, dtype=np.float32)
+    inside = window.intersect(scene)
+    rows = np.minimum((np.arange(inside.y0, inside.y1) - scene.y0) // factor, coarse.shape[0] - 1)
+    cols = np.minimum((np.arange(inside.x0, inside.x1) - scene.x0) // factor, coarse.shape[1] - 1)
+    full[inside.shift(-window.y0, -window.x0).slices] = coarse[np.ix_(rows, cols)]
+    return full
+
+
+@dataclass(frozen=True)
+class ChangeJob:
+    """Two composites to change features."""
+
+    target: StoreRef
+    pre: StoreRef
+    post: StoreRef
+    coregistration: preprocess.Coregistration
+    normalisation: preprocess.Normalisation
+    scaling: change.ChangeScaling
+
+
+def aligned_pre(
+    pre: xr.Dataset, *, coregistration: preprocess.Coregistration, normalisation: preprocess.Normalisation
+) -> xr.Dataset:
+    """Pre-event bands moved onto the post-event ones and brought to their radiometry."""
+    return preprocess.normalise(preprocess.align(observed_bands(pre), coregistration), normalisation)
+
+
+def observed_bands(scene: xr.Dataset) -> xr.Dataset:
+    """The bands of an epoch, NaN where it is not observed."""
+    return scene.drop_vars("quality").where(scene["quality"].isin(OBSERVED_QUALITY))
+
+
+def change_block(job: ChangeJob, block: Block) -> dict[str, Any]:
+    """Change features of a block."""
+    halo = preprocess.SHIFT_HALO_PX
+    pre = store.read_block(job.pre, block, halo_px=halo)
+    moved = aligned_pre(pre, coregistration=job.coregistration, normalisation=job.normalisation)
+    core = moved.isel(y=slice(halo, -halo), x=slice(halo, -halo))
+    post = observed_bands(store.read_block(job.post, block))
+    features = change.change(core.assign_coords(y=post.y, x=post.x), post, scaling=job.scaling)
+    return store.write_block(job.target, block, features)
+
+
+@dataclass(frozen=True)
+class InferenceJob:
+    """A post-event composite to landslide probability."""
+
+    target: StoreRef
+    post: StoreRef
+    tone: inference.Tone
+    model: str
+    threads: int
+
+
+def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
+    """Blended probability and window disagreement of a block, not observed where the imagery is not."""
+    predictor = load_predictor(job.model, threads=job.threads)
+    grid = job.target.grid
+    gsd_m = predictor.card.lattice_gsd(grid.gsd_m)
+    lattice = inference.Lattice(predictor.card.window_px, scale=gsd_m / grid.gsd_m)
+    core, scene = (_extent(grid, window) for window in (grid.window(block), grid.scene))
+    needed = inference.imagery_needed(core, lattice=lattice, scene=scene)
+    imagery = store.read_window(
+        job.post, Window(needed.y0, needed.x0, needed.y1, needed.x1).shift(-grid.row0, -grid.col0)
+    )
+    image = job.tone.apply(np.stack([imagery[band].values for band in inference.RGB]))
+    before, started = predictor.network_s, time.perf_counter()
+    blended = inference.predict_block(
+        image, origin=(needed.y0, needed.x0), core=core, scene=scene, lattice=lattice,
+        predict=partial(_predict_one, predictor, gsd_m),
+    )  # fmt: skip
+    quality = store.read_block(job.post, block)["quality"]
+    seen = quality.isin(OBSERVED_QUALITY)
+    fields = {"probability": blended.probability, "disagreement": blended.disagreement}
+    data = xr.Dataset({name: (("y", "x"), values) for name, values in fields.items()}, coords=quality.coords)
+    record = {
+        "windows": blended.windows,
+        "network_s": round(predictor.network_s - before, 3),
+        "predict_s": round(time.perf_counter() - started, 3),
+    }
+    return store.write_block(job.target, block, data.where(seen), record=record)
+
+
+def _predict_one(predictor: Any, gsd_m: float, window: NDArray[np.uint8]) -> FloatArray:  # noqa: ANN401 - Predictor
+    return np.asarray(predictor.predict(window[None], gsd_m=gsd_m)[0])
+
+
+def _extent(grid: Grid, window: Window) -> inference.Extent:
+    y, x = _absolute(grid, window)
+    return inference.Extent(y, x, y + window.shape[0], x + window.shape[1])
+
+
+@dataclass(frozen=True)
+class ObjectsJob:
+    """Probability and features to the pieces of landslides in a block."""
+
+    probability: StoreRef
+    post: StoreRef
+    threshold: float
+    features: tuple[StoreRef, ...] = field(default=())
+    """Stores whose variables are summarised in each object, on the same or on another grid of the same CRS."""
+
+
+def objects_block(job: ObjectsJob, block: Block) -> tuple[inventory.BlockObjects, inventory.BlockArea]:
+    """Pieces of landslides of a block, with their statistics, and its observed ground."""
+    grid = job.probability.grid
+    window = grid.window(block)
+    probability = store.read_block(job.probability, block)["probability"].values
+    quality = store.read_block(job.post, block)["quality"].values
+    observed = np.isin(quality, OBSERVED_QUALITY)
+    with np.errstate(invalid="ignore"):
+        landslide = observed & (probability >= job.threshold)
+    values: dict[str, FloatArray] = {"probability": probability}
+    for ref in job.features:
+        values |= _features_on(grid, window, ref)
+    origin = _absolute(grid, window)
+    pieces = inventory.extract_objects(landslide, origin=origin, values=values, observed=observed)
+    return pieces, inventory.extract_area(observed, origin=origin)
+
+
+def _features_on(grid: Grid, window: Window, ref: StoreRef) -> dict[str, FloatArray]:
+    """Every variable of a store at the pixel centres of a window of the imagery's grid (nearest cell)."""
+    if ref.grid == grid:
+        data = store.read_window(ref, window)
+        return {name: data[name].values for name in ref.names}
+    rows = np.floor((np.arange(window.y0, window.y1) + grid.row0 + 0.5) * grid.gsd_m / ref.grid.gsd_m).astype(int)
+    cols = np.floor((np.arange(window.x0, window.x1) + grid.col0 + 0.5) * grid.gsd_m / ref.grid.gsd_m).astype(int)
+    rows, cols = rows - ref.grid.row0, cols - ref.grid.col0
+    part = Window(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
+    data = store.read_window(ref, part)
+    pick = np.ix_(rows - part.y0, cols - part.x0)
+    return {name: data[name].values[pick] for name in ref.names}
+
+
+@dataclass(frozen=True)
+class ClassJob:
+    """Delivered polygons to the class raster, so that both say the same."""
+
+    target: StoreRef
+    post: StoreRef
+    landslides_px: tuple[Any, ...]
+    """Accepted landslides in absolute pixel coordinates (shapely polygons)."""
+
+
+def class_block(job: ClassJob, block: Block) -> dict[str, Any]:
+    """1 landslide, 0 clear, 255 not observed."""
+    grid = job.target.grid
+    window = grid.window(block)
+    quality = store.read_block(job.post, block)["quality"]
+    slide = inventory.burn(job.landslides_px, origin=_absolute(grid, window), shape=window.shape)
+    classes = np.where(slide, LANDSLIDE, 0).astype(np.uint8)
+    classes = np.where(np.isin(quality.values, OBSERVED_QUALITY), classes, NOT_OBSERVED).astype(np.uint8)
+    return store.write_block(job.target, block, quality.copy(data=classes).to_dataset(name="landslide_class"))

@@ -1,0 +1,260 @@
+"""Landslide probability from overlapping windows on a fixed lattice, independent of blocks and workers.
+
+Windows are anchored to the absolute origin of the CRS at the network's own pixel size. A block predicts every window
+that touches it, blends them with a Hann taper and brings the result to the imagery's pixels. Everything a pixel
+receives depends on absolute positions only, so neighbouring blocks agree to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog.schema import FloatArray, InputError
+
+RGB: Final = ("red", "green", "blue")
+TAPER_FLOOR: Final = 1e-3
+"""Added to the Hann taper, so that a pixel under the rim of a single window still has a weight."""
+OVERLAP: Final = 0.25
+"""Share of a window that the next one repeats."""
+MIN_TONE_PIXELS: Final = 500
+CONTRAST_PERCENTILE: Final = 99.0
+REFERENCE_CONTRAST: Final = 2.4
+"""Luminance at the 99th percentile over the median, in the training tiles (115 / 48)."""
+BEND_FROM: Final = 1.4
+"""The tone curve is bent only where the scene's contrast is this many times away from the training tiles'."""
+
+Predict = Callable[[NDArray[np.uint8]], FloatArray]
+"""One window (H, W, 3) uint8 -> landslide probability (H, W) float32."""
+
+
+@dataclass(frozen=True)
+class Tone:
+    """The curve 255 * gain * value ** gamma that brings a scene to the training tiles' brightness.
+
+    One curve for all bands: the ratios between bands, which tell soil from leaves, are kept.
+    """
+
+    gain: float
+    gamma: float
+
+    def apply(self, values: FloatArray) -> FloatArray:
+        """Pseudo-reflectance of any shape -> 0..255 float32; NaN stays NaN."""
+        toned = 255.0 * self.gain * np.maximum(values, 0.0) ** self.gamma
+        return np.minimum(toned, 255.0).astype(np.float32)
+
+
+def measure_tone(sample: Mapping[str, FloatArray], *, median_luminance: float) -> Tone:
+    """The tone curve of a scene, from sampled pixels of its red, green and blue (NaN = nodata).
+
+    `median_luminance` : the training tiles' median of (R + G + B) / 3, 0..255.
+
+    Raises: InputError when fewer than 500 pixels are valid, or the scene is black.
+    """
+    luminance = np.mean([sample[band] for band in RGB], axis=0)
+    luminance = luminance[np.isfinite(luminance)]
+    if luminance.size < MIN_TONE_PIXELS:
+        raise InputError(
+            f"post imagery: only {luminance.size} of the sampled pixels are valid; expected {MIN_TONE_PIXELS}. "
+            "Check the nodata value, the mask and the area of interest"
+        )
+    median, bright = (float(v) for v in np.percentile(luminance, [50.0, CONTRAST_PERCENTILE]))
+    if median <= 0:
+        raise InputError("post imagery: its median is 0: a black image. Check the bands and the scale of the sensor")
+    contrast = max(bright / median, 1.01)
+    gamma = math.log(REFERENCE_CONTRAST) / math.log(contrast)
+    bent = gamma if max(contrast / REFERENCE_CONTRAST, REFERENCE_CONTRAST / contrast) > BEND_FROM else 1.0
+    gamma = float(np.clip(bent, 0.4, 1.5))
+    return Tone(gain=round(median_luminance / 255.0 / median**gamma, 6), gamma=round(gamma, 6))
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Windows of `window_px` every `stride_px` network pixels, over imagery of `scale` imagery pixels a network pixel."""
+
+    window_px: int
+    scale: float
+
+    @property
+    def stride_px(self) -> int:
+        """Network pixels between neighbouring windows."""
+        return round(self.window_px * (1 - OVERLAP))
+
+    def windows_touching(self, start: int, stop: int) -> range:
+        """Indices along one axis of the windows that touch network pixels [start, stop)."""
+        first = (start - self.window_px) // self.stride_px + 1
+        return range(first, (stop - 1) // self.stride_px + 1)
+
+    def taper(self) -> FloatArray:
+        """(window, window) float32 weights: a Hann window in both directions plus a floor."""
+        phase = (np.arange(self.window_px) + 0.5) / self.window_px
+        hann = np.sin(np.pi * phase) ** 2
+        return (np.outer(hann, hann) + TAPER_FLOOR).astype(np.float32)
+
+
+def reflect(index: NDArray[np.int64], *, start: int, stop: int) -> NDArray[np.int64]:
+    """Indices folded back into [start, stop) as a mirror at the edges would, however far outside they are.
+
+    >>> reflect(np.array([-2, -1, 0, 4, 5, 6]), start=0, stop=5).tolist()
+    [2, 1, 0, 4, 3, 2]
+    """
+    length = stop - start
+    if length == 1:
+        return np.full_like(index, start)
+    period = 2 * (length - 1)
+    folded = np.mod(index - start, period)
+    return start + np.minimum(folded, period - folded)
+
+
+def resampling_matrix(first: int, count: int, *, scale: float) -> tuple[int, FloatArray]:
+    """Weights of imagery pixels for `count` network pixels from absolute index `first`.
+
+    Returns the absolute imagery index of the first column and a (count, m) float32 matrix: area average where the
+    network pixel is larger, linear interpolation where it is smaller. Depends on absolute positions only.
+    """
+    edges = (first + np.arange(count + 1)) * scale
+    if scale >= 1:
+        start, stop = math.floor(edges[0] + 1e-9), math.ceil(edges[-1] - 1e-9)
+        pixels = np.arange(start, stop)
+        low = np.maximum(edges[:-1, None], pixels[None, :])
+        high = np.minimum(edges[1:, None], pixels[None, :] + 1)
+        weights = np.clip(high - low, 0, None)
+    else:
+        centres = (edges[:-1] + edges[1:]) / 2 - 0.5
+        start, stop = math.floor(centres[0]), math.floor(centres[-1]) + 2
+        pixels = np.arange(start, stop)
+        weights = np.clip(1 - np.abs(centres[:, None] - pixels[None, :]), 0, None)
+    return start, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Blended:
+    """A block's result at the imagery's pixels: float32, NaN where no window saw valid imagery."""
+
+    probability: FloatArray
+    disagreement: FloatArray
+    windows: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A rectangle of absolute imagery pixels, half-open."""
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+
+def imagery_needed(core: Extent, *, lattice: Lattice, scene: Extent) -> Extent:
+    """The imagery that a block's windows look at, folded into the scene."""
+    spans = []
+    for low, high, first, last in ((core.y0, core.y1, scene.y0, scene.y1), (core.x0, core.x1, scene.x0, scene.x1)):
+        net_low, net_high = _network_span(low, high, lattice)
+        windows = lattice.windows_touching(net_low, net_high)
+        begin = math.floor(windows[0] * lattice.stride_px * lattice.scale) - 2
+        end = math.ceil((windows[-1] * lattice.stride_px + lattice.window_px) * lattice.scale) + 2
+        folded = reflect(np.arange(begin, end), start=first, stop=last)
+        spans.append((int(folded.min()), int(folded.max()) + 1))
+    return Extent(spans[0][0], spans[1][0], spans[0][1], spans[1][1])
+
+
+def _network_span(start: int, stop: int, lattice: Lattice) -> tuple[int, int]:
+    """Network pixels that imagery pixels [start, stop) are interpolated from."""
+    return (
+        math.floor((start + 0.5) / lattice.scale - 0.5),
+        math.floor((stop - 0.5) / lattice.scale - 0.5) + 2,
+    )
+
+
+def predict_block(
+    image: FloatArray, *, origin: tuple[int, int], core: Extent, scene: Extent, lattice: Lattice, predict: Predict
+) -> Blended:
+    """The blended landslide probability of the pixels of `core`.
+
+    image : (3, y, x) float32, toned to 0..255, NaN = nodata; its first pixel is at absolute `origin` (row, column) and
+        it covers `imagery_needed`. core, scene : absolute imagery pixels.
+    """
+    rows = _network_span(core.y0, core.y1, lattice)
+    cols = _network_span(core.x0, core.x1, lattice)
+    shape = (rows[1] - rows[0], cols[1] - cols[0])
+    total, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    highest, lowest = np.full(shape, -1, np.float32), np.full(shape, 2, np.float32)
+    taper, count = lattice.taper(), 0
+    for y, x in _window_origins(rows, cols, lattice):
+        window = _network_window(image, origin=origin, at=(y, x), scene=scene, lattice=lattice)
+        if window is None:
+            continue
+        count += 1
+        probability = predict(window)
+        inner, outer = _overlap(y - rows[0], x - cols[0], lattice.window_px, shape)
+        total[outer] += probability[inner] * taper[inner]
+        weight[outer] += taper[inner]
+        highest[outer] = np.maximum(highest[outer], probability[inner])
+        lowest[outer] = np.minimum(lowest[outer], probability[inner])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        blended = total / weight
+    spread = np.where(weight > 0, highest - lowest, np.nan).astype(np.float32)
+    at = (rows[0], cols[0])
+    return Blended(
+        probability=_to_imagery(blended, at=at, core=core, lattice=lattice),
+        disagreement=_to_imagery(spread, at=at, core=core, lattice=lattice),
+        windows=count,
+    )
+
+
+def _window_origins(rows: tuple[int, int], cols: tuple[int, int], lattice: Lattice) -> Iterator[tuple[int, int]]:
+    for i in lattice.windows_touching(*rows):
+        for j in lattice.windows_touching(*cols):
+            yield i * lattice.stride_px, j * lattice.stride_px
+
+
+def _overlap(y: int, x: int, side: int, shape: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + side, shape[0]), min(x + side, shape[1])
+    return (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)), (slice(y0, y1), slice(x0, x1))
+
+
+def _network_window(
+    image: FloatArray, *, origin: tuple[int, int], at: tuple[int, int], scene: Extent, lattice: Lattice
+) -> NDArray[np.uint8] | None:
+    """One window (window, window, 3) uint8 for the network, or None where it holds no valid pixel.
+
+    Nodata takes no part in an average; where there is nothing else the window holds its own mean colour, which to the
+    network is a blank, not a ground.
+    """
+    start_y, weights_y = resampling_matrix(at[0], lattice.window_px, scale=lattice.scale)
+    start_x, weights_x = resampling_matrix(at[1], lattice.window_px, scale=lattice.scale)
+    if start_y >= scene.y1 or start_x >= scene.x1 or start_y + weights_y.shape[1] <= scene.y0 or start_x + weights_x.shape[1] <= scene.x0:
+        return None
+    y = reflect(np.arange(start_y, start_y + weights_y.shape[1]), start=scene.y0, stop=scene.y1) - origin[0]
+    x = reflect(np.arange(start_x, start_x + weights_x.shape[1]), start=scene.x0, stop=scene.x1) - origin[1]
+    pixels = image[:, y[:, None], x[None, :]]
+    valid = np.isfinite(pixels).all(axis=0)
+    if not valid.any():
+        return None
+    mean = np.array([band[valid].mean() for band in pixels], dtype=np.float32)
+    seen = weights_y @ valid.astype(np.float32) @ weights_x.T
+    bands = [weights_y @ np.where(valid, band, 0).astype(np.float32) @ weights_x.T for band in pixels]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        averaged = [np.where(seen > 1e-6, band / seen, colour) for band, colour in zip(bands, mean, strict=True)]
+    return np.rint(np.clip(np.stack(averaged, axis=-1), 0, 255)).astype(np.uint8)
+
+
+def _to_imagery(field: FloatArray, *, at: tuple[int, int], core: Extent, lattice: Lattice) -> FloatArray:
+    """A field at network pixels (first at absolute `at`), linearly interpolated to the imagery pixels of `core`."""
+    result = field
+    for axis, (start, stop, first) in enumerate(((core.y0, core.y1, at[0]), (core.x0, core.x1, at[1]))):
+        position = (np.arange(start, stop) + 0.5) / lattice.scale - 0.5
+        low = np.floor(position).astype(np.int64)
+        share = (position - low).astype(np.float32)
+        share = share[:, None] if axis == 0 else share[None, :]
+        before, after = result.take(low - first, axis=axis), result.take(low - first + 1, axis=axis)
+        mixed = before * (1 - share) + after * share
+        mixed = np.where(np.isnan(before), after, np.where(np.isnan(after), before, mixed))
+        result = mixed.astype(np.float32)
+    return result

@@ -1,0 +1,183 @@
+"""Blocks over a Dask client: only the pending ones, a few ahead of the workers, with a record of what they cost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Final
+
+import psutil
+from distributed import Client, as_completed
+
+from catalog import store
+from catalog.grid import Block
+from catalog.schema import LandslideError, StoreError
+from catalog.store import StoreRef
+
+logger = logging.getLogger(__name__)
+
+MIB: Final = 1024**2
+SAMPLE_EVERY_S: Final = 0.2
+AHEAD: Final = 2
+"""Blocks queued a worker: enough to keep it busy, few enough to bound what is in flight."""
+
+Report = Callable[[int, int], None]
+"""Called with blocks done and blocks in all."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a stage cost. `peak_rss_mib` is over all processes of this machine's process tree while it ran."""
+
+    stage: str
+    wall_s: float
+    cpu_s: float
+    blocks: int
+    blocks_done_before: int
+    bytes_written: int
+    peak_rss_mib: float
+    network_s: float
+    windows: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-sized values."""
+        return asdict(self)
+
+
+class PeakMemory:
+    """The highest resident memory of this process and its children while the context is open."""
+
+    def __init__(self) -> None:
+        self.peak_mib = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._stop.is_set():
+            self.peak_mib = max(self.peak_mib, _tree_rss(me) / MIB)
+            self._stop.wait(SAMPLE_EVERY_S)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def _tree_rss(process: psutil.Process) -> int:
+    total = 0
+    for member in (process, *process.children(recursive=True)):
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue  # ended between listing and asking
+    return total
+
+
+def timed_block(kernel: Callable[..., Any], job: Any, block: Block) -> tuple[Any, float]:  # noqa: ANN401 - any job
+    """The kernel's result on a block and its CPU seconds; runs on a worker."""
+    started = time.thread_time()
+    return kernel(job, block), time.thread_time() - started
+
+
+def run_blocks(
+    stage: str, kernel: Callable[..., dict[str, Any]], job: Any, *, target: StoreRef, client: Client, report: Report  # noqa: ANN401
+) -> StageRecord:
+    """The record of a stage whose kernel writes each block of `target`; finished blocks are skipped.
+
+    Raises: StoreError naming the block that failed; the finished ones stay done.
+    """
+    store.create_store(target)
+    pending = store.pending_blocks(target)
+    total = len(target.grid.blocks)
+    with PeakMemory() as memory:
+        started, cpu_s, entries = time.perf_counter(), 0.0, []
+        for (entry, block_cpu_s), done in _map(stage, kernel, job, pending, client=client):
+            entries.append(entry)
+            cpu_s += block_cpu_s
+            report(total - len(pending) + done, total)
+        store.mark_complete(target)
+    record = StageRecord(
+        stage=stage,
+        wall_s=round(time.perf_counter() - started, 2),
+        cpu_s=round(cpu_s, 2),
+        blocks=total,
+        blocks_done_before=total - len(pending),
+        bytes_written=sum(entry["bytes"] for entry in entries),
+        peak_rss_mib=round(memory.peak_mib, 1),
+        network_s=round(sum(entry.get("network_s", 0.0) for entry in entries), 2),
+        windows=sum(entry.get("windows", 0) for entry in entries),
+    )
+    logger.info("%s: %d blocks of %s, %d done before, %.1f s", stage, total, target.key, total - len(pending), record.wall_s)
+    return record
+
+
+def collect_blocks(
+    stage: str, kernel: Callable[..., Any], job: Any, *, blocks: Sequence[Block], client: Client, report: Report  # noqa: ANN401
+) -> tuple[list[Any], StageRecord]:
+    """The kernel's results in block order, and the record, of a stage that returns small results."""
+    results: dict[int, Any] = {}
+    with PeakMemory() as memory:
+        started, cpu_s = time.perf_counter(), 0.0
+        for ((index, result), block_cpu_s), done in _map(stage, _Indexed(kernel, tuple(blocks)), job, blocks, client=client):
+            results[index] = result
+            cpu_s += block_cpu_s
+            report(done, len(blocks))
+    wall_s = round(time.perf_counter() - started, 2)
+    record = StageRecord(stage, wall_s, round(cpu_s, 2), len(blocks), 0, 0, round(memory.peak_mib, 1), 0.0, 0)
+    return [results[i] for i in range(len(blocks))], record
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    """A kernel whose result carries the position of its block."""
+
+    kernel: Callable[..., Any]
+    blocks: tuple[Block, ...]
+
+    def __call__(self, job: Any, block: Block) -> tuple[int, Any]:  # noqa: ANN401 - any job
+        return self.blocks.index(block), self.kernel(job, block)
+
+
+def _map(
+    stage: str, kernel: Callable[..., Any], job: Any, blocks: Sequence[Block], *, client: Client  # noqa: ANN401
+) -> Iterator[tuple[tuple[Any, float], int]]:
+    """Results as they come, with how many have; a failed block is raised with its id."""
+    queue = iter(blocks)
+    in_flight = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    named: dict[Any, Block] = {}
+
+    def submit(block: Block) -> Any:  # noqa: ANN401 - distributed.Future
+        future = client.submit(timed_block, kernel, job, block, pure=False, key=f"{stage}-{block.id}-{time.time_ns()}")
+        named[future.key] = block
+        return future
+
+    running = as_completed([submit(block) for block in islice(queue, in_flight)])
+    for done, future in enumerate(running, start=1):
+        try:
+            result = future.result()
+        except LandslideError as error:
+            raise type(error)(f"{stage}, block {named[future.key].id}: {error}") from error
+        except (OSError, RuntimeError, ValueError, KeyError, MemoryError) as error:
+            raise StoreError(f"{stage}, block {named[future.key].id} failed: {type(error).__name__}: {error}") from error
+        if (block := next(queue, None)) is not None:
+            running.add(submit(block))
+        yield result, done
+
+
+@contextmanager
+def timed_stage(stage: str, records: list[StageRecord]) -> Iterator[None]:
+    """Append the record of what runs inside, on this process alone."""
+    with PeakMemory() as memory:
+        started, cpu = time.perf_counter(), time.process_time()
+        yield
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+    records.append(StageRecord(stage, round(wall_s, 2), round(cpu_s, 2), 0, 0, 0, round(memory.peak_mib, 1), 0.0, 0))

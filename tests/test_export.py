@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dask.array as da
+import geopandas as gpd
+import numpy as np
+import pyarrow.parquet as pq
+import pyogrio
+import pystac
+import pytest
+import rasterio
+import xarray as xr
+from rasterio.features import shapes
+from scipy.ndimage import gaussian_filter
+from shapely.geometry import shape
+
+from catalog.cartography import draw_map
+from catalog.config import Event
+from catalog.export import WRITERS, next_version, publish, read_preview
+from catalog.grid import Window, snap_grid
+from catalog.product import Product
+from catalog.schema import InputError, StoreError
+from catalog.vectors import LAYERS, qgis_style
+
+EPSG, GSD_M, BLOCK_PX = 32654, 3.0, 256
+EVENT = Event(
+    id="us2000h8ty",
+    title="Hokkaido Eastern Iburi",
+    time_utc=datetime(2018, 9, 5, 18, 7, 59, tzinfo=UTC),
+    longitude=141.93,
+    latitude=42.69,
+    depth_km=35.0,
+    magnitude=6.6,
+)
+
+
+def polygonise(mask, grid, window):
+    transform = grid.geobox_of(window).transform
+    found = [shape(s) for s, v in shapes(mask.astype(np.uint8), mask=mask, transform=transform) if v]
+    return gpd.GeoDataFrame(geometry=gpd.GeoSeries(found, crs=grid.epsg))
+
+
+def lay_out(grid, values, fill):
+    """The values on the whole grid, as a Dask array with a chunk a block."""
+    full = np.full(grid.shape, fill, values.dtype)
+    full[grid.scene.slices] = values
+    return xr.DataArray(da.from_array(full, chunks=BLOCK_PX), dims=("y", "x"))
+
+
+def describe(landslides):
+    probability = np.linspace(0.95, 0.5, len(landslides))
+    return landslides.assign(
+        id=[f"ls-{i:04d}" for i in range(len(landslides))],
+        area_m2=landslides.area,
+        probability_mean=probability,
+        confidence=np.where(probability > 0.8, "high", np.where(probability > 0.65, "medium", "low")),
+        reasons=[["bright", "steep"]] * len(landslides),
+        slope_mean_deg=17.5,
+    )
+
+
+@pytest.fixture
+def product():
+    """Random blobs on 500 x 700 px with an unseen corner, over 3 x 4 ragged blocks."""
+    rng = np.random.default_rng(7)
+    left, top = 583212.0, 4737066.0
+    grid = snap_grid((left, top - 1500, left + 2100, top), epsg=EPSG, gsd_m=GSD_M, block_px=BLOCK_PX)
+    ground = gaussian_filter(rng.normal(size=(500, 700)), 9).astype(np.float32)
+    probability = (1 / (1 + np.exp(-90 * (ground - 0.035)))).astype(np.float32)
+    seen = np.ones((500, 700), bool)
+    seen[:120, 500:] = False
+    probability[~seen] = np.nan
+    slides = (probability > 0.5) & seen
+    landslide_class = np.where(seen, slides, 255).astype(np.uint8)
+    bands = {}
+    for name, tone in {"red": 0.12, "green": 0.18, "blue": 0.09}.items():
+        band = tone + 0.3 * np.nan_to_num(probability) + rng.normal(0, 0.01, seen.shape)
+        bands[name] = lay_out(grid, np.where(seen, band, np.nan).astype(np.float32), np.nan)
+    return Product(
+        event=EVENT,
+        event_id=EVENT.id,
+        version=1,
+        config={"name": EVENT.id, "threshold": 0.5, "post_time_utc": "2018-09-11T01:20:00Z"},
+        grid=grid,
+        window=Window(grid.scene.y0 + 3, grid.scene.x0 + 5, grid.scene.y1, grid.scene.x1),
+        landslides=describe(polygonise(slides, grid, grid.scene)),
+        vetoed=polygonise(slides & (ground > 0.08), grid, grid.scene).assign(reasons="river; flat"),
+        observed_area=polygonise(seen, grid, grid.scene).assign(kind="observed"),
+        probability=lay_out(grid, probability, np.nan),
+        landslide_class=lay_out(grid, landslide_class, np.uint8(255)),
+        disagreement=lay_out(grid, (probability * 0.1).astype(np.float32), np.nan),
+        post=xr.Dataset(bands),
+        pre=xr.Dataset({name: band * 0.8 for name, band in bands.items()}),
+        used=["post-event image of 11 September 2018, 3 m"],
+        not_used=["no elevation model was given: slopes and vetoes by slope are missing"],
+        warnings=["no pre-event image: old landslides may be included"],
+        model_card={"name": "mffenet-lite0", "bands": ["red", "green", "blue"], "window_px": 256, "threshold": 0.5},
+        provenance={
+            "hashes": {"weights": "ab12"},
+            "stages": [{"stage": "inference", "wall_s": 12.5, "cpu_s": 24.0, "blocks": 12, "blocks_done_before": 0,
+                        "bytes_written": 123456, "peak_rss_mib": 812.0, "network_s": 11.0}],
+        },
+    )  # fmt: skip
+
+
+@pytest.fixture
+def published(product, tmp_path):
+    return publish(product, tmp_path)
+
+
+def test_publish_writes_every_file(published):
+    assert {p.name for p in published.iterdir()} == {*WRITERS, "class.tif.aux.xml"}
+
+
+def test_publish_leaves_no_partial_folder(published):
+    assert {p.name for p in published.parent.iterdir()} == {"v1", "collection.json"}
+
+
+def test_publish_refuses_to_overwrite_a_version(product, published):
+    with pytest.raises(StoreError, match="publish as version 2"):
+        publish(product, published.parent.parent)
+
+
+def test_publish_starts_over_from_a_partial_folder(product, tmp_path):
+    leftover = tmp_path / EVENT.id / ".v1.partial" / "old.tif"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    assert not (publish(product, tmp_path) / "old.tif").exists()
+
+
+def test_publish_refuses_a_layer_in_another_crs(product, tmp_path):
+    elsewhere = replace(product, landslides=product.landslides.to_crs(4326))
+    with pytest.raises(InputError, match="landslides is in EPSG:4326; expected EPSG:32654"):
+        publish(elsewhere, tmp_path)
+
+
+def test_publish_refuses_a_missing_column(product, tmp_path):
+    with pytest.raises(InputError, match="missing confidence"):
+        publish(replace(product, landslides=product.landslides.drop(columns="confidence")), tmp_path)
+
+
+def test_publish_leaves_no_version_when_a_range_is_broken(product, tmp_path):
+    with pytest.raises(StoreError, match="probability: got"):
+        publish(replace(product, probability=product.probability * 3), tmp_path)
+    assert next_version(tmp_path, EVENT.id) == 1
+
+
+def test_next_version_starts_at_one(tmp_path):
+    assert next_version(tmp_path, "nothing") == 1
+
+
+def test_next_version_counts_numerically_and_skips_partial(tmp_path):
+    for name in ("v2", "v10", ".v11.partial", "vault"):
+        (tmp_path / "e" / name).mkdir(parents=True)
+    assert next_version(tmp_path, "e") == 11
+
+
+@pytest.mark.parametrize("name", ["class.tif", "probability.tif", "disagreement.tif"])
+def test_raster_is_byte_identical_in_the_next_version(product, published, name):
+    second = publish(replace(product, version=2), published.parent.parent)
+    assert (second / name).read_bytes() == (published / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["class.tif", "probability.tif", "disagreement.tif"])
+def test_raster_is_cloud_optimised_and_cropped(product, published, name):
+    with rasterio.open(published / name) as tif:
+        assert tif.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert tif.shape == product.window.shape
+        assert tif.transform == product.grid.geobox_of(product.window).transform
+
+
+def test_class_holds_the_classes_of_the_contract(product, published):
+    with rasterio.open(published / "class.tif") as tif:
+        np.testing.assert_array_equal(tif.read(1), product.landslide_class.to_numpy()[product.window.slices])
+        assert tif.nodata == 255
+        assert tif.colormap(1)[1] == (255, 61, 154, 255)
+
+
+def test_probability_reads_back_within_half_a_step(product, published):
+    with rasterio.open(published / "probability.tif") as tif:
+        read = tif.read(1, masked=True).astype(float) * tif.scales[0] + tif.offsets[0]
+    expected = product.probability.to_numpy()[product.window.slices]
+    np.testing.assert_allclose(read.filled(np.nan), expected, atol=0.51e-4)
+
+
+def test_geopackage_has_the_layers_in_the_crs_of_the_grid(product, published):
+    for name in LAYERS:
+        layer = pyogrio.read_dataframe(published / "inventory.gpkg", layer=name)
+        assert layer.crs.to_epsg() == EPSG
+        assert len(layer) == len(getattr(product, name))
+
+
+def test_geopackage_metadata_is_a_table_without_geometry(published):
+    table = pyogrio.read_dataframe(published / "inventory.gpkg", layer="metadata")
+    assert "geometry" not in table
+    assert dict(zip(table.key, table.value, strict=True))["version"] == "1"
+
+
+def test_geopackage_styles_every_layer_by_default(published):
+    with closing(sqlite3.connect(published / "inventory.gpkg")) as db:
+        styles = dict(db.execute("SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault = 1"))
+    assert set(styles) == set(LAYERS)
+    assert 'attr="confidence"' in styles["landslides"]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_qgis_style_is_well_formed(layer):
+    from xml.etree import ElementTree
+
+    root = ElementTree.fromstring(qgis_style(layer))
+    symbols = {s.get("name") for s in root.iter("symbol")}
+    assert {c.get("symbol") for c in root.iter("category")} <= symbols
+    assert symbols
+
+
+def test_geoparquet_is_version_1_1_with_a_covering(product, published):
+    geo = json.loads(pq.read_schema(published / "inventory.parquet").metadata[b"geo"])
+    assert geo["version"] == "1.1.0"
+    assert geo["columns"]["geometry"]["encoding"] == "WKB"
+    assert "bbox" in geo["columns"]["geometry"]["covering"]
+    assert len(gpd.read_parquet(published / "inventory.parquet")) == len(product.landslides)
+
+
+def test_report_asks_the_net_for_nothing(published):
+    page = (published / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
+    assert not re.findall(r"@import|url\(\s*[\"']?http|fetch\(|XMLHttpRequest", page)
+
+
+def test_report_says_what_was_not_used(product, published):
+    assert product.not_used[0] in (published / "report.html").read_text()
+
+
+def test_report_escapes_what_it_is_given(product, tmp_path):
+    page = publish(replace(product, warnings=["<script>alert(1)</script>"]), tmp_path) / "report.html"
+    assert "<script>alert" not in page.read_text()
+
+
+def test_item_reads_back_with_relative_assets_that_exist(published):
+    item = pystac.Item.from_file(str(published / "item.json"))
+    assert item.properties["proj:code"] == f"EPSG:{EPSG}"
+    assert item.properties["mlm:name"] == "mffenet-lite0"
+    for asset in item.assets.values():
+        assert asset.href.startswith("./")
+        assert (published / asset.href).exists()
+
+
+def test_collection_links_every_version(product, published):
+    publish(replace(product, version=2), published.parent.parent)
+    collection = pystac.Collection.from_file(str(published.parent / "collection.json"))
+    assert [item.id for item in collection.get_items()] == [f"{EVENT.id}-v1", f"{EVENT.id}-v2"]
+
+
+def test_run_json_hashes_every_other_file(published):
+    run = json.loads((published / "run.json").read_text())
+    assert set(run["files"]) == {p.name for p in published.iterdir()} - {"run.json"}
+    assert list(run) == sorted(run)
+
+
+def test_preview_averages_and_keeps_the_unseen(product):
+    preview = read_preview(product, max_px=175)
+    values = product.probability.to_numpy()[product.window.slices][:496, :692].reshape(124, 4, 173, 4)
+    whole = np.isfinite(values).all((1, 3))
+    np.testing.assert_allclose(preview.probability[:124, :173][whole], values.mean((1, 3))[whole], rtol=1e-5)
+    assert np.isnan(preview.probability[10, 160])
+    assert preview.factor == 4
+
+
+def test_publish_works_without_landslides(product, tmp_path):
+    empty = replace(product, landslides=product.landslides.iloc[:0], vetoed=product.vetoed.iloc[:0], pre=None)
+    folder = publish(empty, tmp_path)
+    assert "No landslide was detected" in (folder / "report.html").read_text()
+    assert len(pyogrio.read_dataframe(folder / "inventory.gpkg", layer="landslides")) == 0
+
+
+def test_publish_works_without_an_event(product, tmp_path):
+    assert publish(replace(product, event=None, provenance={}, model_card={}), tmp_path).is_dir()
+
+
+@pytest.mark.parametrize("size", [(40, 700), (500, 30)])
+def test_map_is_drawn_for_any_aspect(product, tmp_path: Path, size):
+    y0, x0 = product.grid.scene.y0 + 130, product.grid.scene.x0
+    narrow = replace(product, window=Window(y0, x0, min(y0 + size[0], product.grid.scene.y1), x0 + size[1]))
+    assert draw_map(narrow, read_preview(narrow), tmp_path / "map.png").stat().st_size > 10_000

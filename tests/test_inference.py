@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from catalog.schema import InputError
+from tasks.inference import (
+    Extent,
+    Lattice,
+    Tone,
+    imagery_needed,
+    measure_tone,
+    predict_block,
+    reflect,
+    resampling_matrix,
+)
+
+SCENE = Extent(100, 40, 400, 360)
+
+
+def _image(seed=1):
+    rng = np.random.default_rng(seed)
+    image = rng.uniform(0, 255, (3, 300, 320)).astype(np.float32)
+    image[:, 50:60, 20:90] = np.nan
+    return image
+
+
+def _run(core, *, scale, image, predict=None):
+    lattice = Lattice(64, scale=scale)
+    needed = imagery_needed(core, lattice=lattice, scene=SCENE)
+    part = image[:, needed.y0 - 100 : needed.y1 - 100, needed.x0 - 40 : needed.x1 - 40]
+
+    def mean_red(window):
+        return (window[..., 0] / 255 * window.mean() / 255).astype(np.float32)
+
+    return predict_block(
+        part, origin=(needed.y0, needed.x0), core=core, scene=SCENE, lattice=lattice, predict=predict or mean_red
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 5 / 3, 0.4])
+def test_predict_block_is_the_same_for_any_blocks(scale):
+    image = _image()
+    whole = _run(SCENE, scale=scale, image=image)
+    rows, cols = (100, 177, 260, 400), (40, 130, 360)
+    for y0, y1 in zip(rows, rows[1:], strict=False):
+        for x0, x1 in zip(cols, cols[1:], strict=False):
+            part = _run(Extent(y0, x0, y1, x1), scale=scale, image=image)
+            inside = (slice(y0 - 100, y1 - 100), slice(x0 - 40, x1 - 40))
+            np.testing.assert_array_equal(part.probability, whole.probability[inside])
+            np.testing.assert_array_equal(part.disagreement, whole.disagreement[inside])
+
+
+def test_predict_block_of_a_constant_is_that_constant():
+    result = _run(SCENE, scale=1.0, image=_image(), predict=lambda w: np.full(w.shape[:2], 0.3, np.float32))
+    np.testing.assert_allclose(result.probability, 0.3, atol=1e-6)
+    np.testing.assert_allclose(result.disagreement, 0.0, atol=1e-6)
+
+
+def test_predict_block_keeps_the_geometry_of_the_imagery():
+    image = np.zeros((3, 300, 320), np.float32)
+    image[:, 100:140, 200:260] = 255
+    result = _run(SCENE, scale=2.5, image=image, predict=lambda w: (w[..., 0] / 255).astype(np.float32))
+    y, x = np.nonzero(result.probability > 0.5)
+    assert abs(y.mean() - 119.5) < 0.6
+    assert abs(x.mean() - 229.5) < 0.6
+
+
+def test_predict_block_without_valid_imagery_predicts_nothing():
+    result = _run(SCENE, scale=1.0, image=np.full((3, 300, 320), np.nan, np.float32))
+    assert result.windows == 0
+    assert np.isnan(result.probability).all()
+
+
+def test_resampling_matrix_averages_areas():
+    start, weights = resampling_matrix(2, 3, scale=1.5)
+    assert start == 3
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(weights @ np.arange(3, 8), [10 / 3, 14 / 3, 19 / 3], atol=1e-4)
+
+
+def test_reflect_folds_far_indices_back():
+    folded = reflect(np.arange(-50, 50), start=3, stop=9)
+    assert folded.min() == 3
+    assert folded.max() == 8
+
+
+def test_tone_brings_the_median_to_the_reference():
+    rng = np.random.default_rng(0)
+    sample = {band: rng.lognormal(-2.5, 0.4, 5000).astype(np.float32) for band in ("red", "green", "blue")}
+    tone = measure_tone(sample, median_luminance=48)
+    luminance = np.mean([tone.apply(sample[b]) for b in sample], axis=0)
+    assert abs(np.median(luminance) - 48) < 3
+
+
+def test_tone_keeps_nodata():
+    assert np.isnan(Tone(1.0, 1.0).apply(np.array([np.nan, 0.5], np.float32))[0])
+
+
+def test_tone_of_too_few_pixels_is_an_error():
+    empty = {band: np.full(1000, np.nan, np.float32) for band in ("red", "green", "blue")}
+    with pytest.raises(InputError, match="only 0 of the sampled pixels"):
+        measure_tone(empty, median_luminance=48)

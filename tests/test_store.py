@@ -1,0 +1,154 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from catalog import store
+from catalog.grid import snap_grid
+from catalog.schema import BANDS, ELEVATION, QUALITY, StoreError
+from catalog.store import StoreRef
+
+
+@pytest.fixture
+def ref(tmp_path):
+    grid = snap_grid((500_000, 4_000_000, 505_000, 4_004_000), epsg=32633, gsd_m=10.0, block_px=256)
+    return StoreRef(str(tmp_path), "event", "step-1", grid, (BANDS["red"], QUALITY, ELEVATION), 128)
+
+
+def _block(ref, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (ref.grid.block_px,) * 2
+    red = rng.uniform(0, 1, shape).astype(np.float32)
+    red[:3] = np.nan
+    values = {"red": red, "quality": rng.integers(0, 5, shape).astype(np.uint8), "elevation_m": red * 100}
+    return xr.Dataset({name: (("y", "x"), v) for name, v in values.items()})
+
+
+def _fill(ref):
+    store.create_store(ref)
+    for block in ref.grid.blocks:
+        store.write_block(ref, block, _block(ref))
+    store.mark_complete(ref)
+
+
+def test_store_round_trip_keeps_values_and_nodata(ref):
+    _fill(ref)
+    got = store.read_block(ref, ref.grid.blocks[0])
+    want = _block(ref)
+    np.testing.assert_allclose(got["red"], want["red"], atol=1e-4)
+    assert np.isnan(got["red"].values[:3]).all()
+    np.testing.assert_array_equal(got["quality"], want["quality"])
+    assert got["quality"].dtype == np.uint8
+
+
+def test_store_ledger_knows_what_is_done(ref):
+    store.create_store(ref)
+    first, *others = ref.grid.blocks
+    store.write_block(ref, first, _block(ref))
+    assert set(store.read_ledger(ref)) == {first.id}
+    assert store.pending_blocks(ref) == tuple(others)
+
+
+def test_store_is_not_complete_before_its_last_block(ref):
+    store.create_store(ref)
+    store.write_block(ref, ref.grid.blocks[0], _block(ref))
+    with pytest.raises(StoreError, match="not in the ledger"):
+        store.mark_complete(ref)
+    with pytest.raises(StoreError, match="not complete"):
+        store.open_store(ref)
+
+
+def test_store_refuses_unaligned_writes(ref):
+    store.create_store(ref)
+    with pytest.raises(StoreError, match="whole blocks of 256 px"):
+        store.write_block(ref, ref.grid.blocks[0], _block(ref).isel(y=slice(0, 100)))
+
+
+def test_store_refuses_values_outside_the_contract(ref):
+    store.create_store(ref)
+    wild = _block(ref).assign(elevation_m=lambda d: d["elevation_m"] + 20_000)
+    with pytest.raises(StoreError, match="elevation_m is"):
+        store.write_block(ref, ref.grid.blocks[0], wild)
+
+
+def test_store_refuses_a_block_without_a_variable(ref):
+    store.create_store(ref)
+    with pytest.raises(StoreError, match="'quality'"):
+        store.write_block(ref, ref.grid.blocks[0], _block(ref).drop_vars("quality"))
+
+
+def test_store_reads_outside_the_grid_as_nodata(ref):
+    _fill(ref)
+    halo = store.read_block(ref, ref.grid.blocks[0], halo_px=5)
+    assert halo.sizes["y"] == 266
+    assert np.isnan(halo["red"].values[:5]).all()
+    assert (halo["quality"].values[:5] == 255).all()
+
+
+def test_store_opens_lazily_one_chunk_a_block(ref):
+    _fill(ref)
+    dataset = store.open_store(ref)
+    assert dataset["red"].data.chunksize == (256, 256)
+
+
+def test_store_sample_does_not_depend_on_the_block_size(ref):
+    _fill(ref)
+    few = store.read_sample(ref, max_pixels=1000)
+    assert few.sizes["y"] * few.sizes["x"] <= 1100
+
+
+def test_store_same_content_same_digest(ref, tmp_path):
+    _fill(ref)
+    other = replace(ref, root=str(tmp_path / "other"))
+    _fill(other)
+    digests = [{k: e["sha256"] for k, e in store.read_ledger(r).items()} for r in (ref, other)]
+    assert digests[0] == digests[1]
+
+
+def test_store_ledger_of_another_key_is_refused(ref, tmp_path):
+    _fill(ref)
+    entry = next((tmp_path / "event" / "step-1.ledger").glob("r*.json"))
+    entry.write_text(json.dumps({**json.loads(entry.read_text()), "key": "stranger"}))
+    with pytest.raises(StoreError, match="another key"):
+        store.read_ledger(ref)
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = subprocess.DEVNULL
+    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    endpoint = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("LANDSLIDENET_S3_ENDPOINT", endpoint)
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.2)
+    yield endpoint
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_store_lives_on_s3(ref, s3):
+    import s3fs
+
+    s3fs.S3FileSystem(client_kwargs={"endpoint_url": s3}).mkdir("scenes")
+    remote = replace(ref, root="s3://scenes/store")
+    _fill(remote)
+    np.testing.assert_allclose(store.read_block(remote, ref.grid.blocks[1])["red"], _block(ref)["red"], atol=1e-4)
+    assert store.is_complete(remote)
+    assert os.environ["LANDSLIDENET_S3_ENDPOINT"] == s3
