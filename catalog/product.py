@@ -146,7 +146,8 @@ class Product:
 
 
 def _geodesic_area(geometry: Any) -> float:  # noqa: ANN401 - any shapely geometry
-    return abs(float(_GEOD.geometry_area_perimeter(geometry)[0]))
+    # normalised: holes run against their outline, else their area would be added
+    return abs(float(_GEOD.geometry_area_perimeter(geometry.normalize())[0]))
 
 
 def check_product(product: Product) -> None:

@@ -39,10 +39,11 @@ ATTRIBUTES: Final[Mapping[str, tuple[str, str]]] = {
     "length_m": ("Length", "{:,.0f} m"),
     "width_m": ("Width", "{:,.0f} m"),
     "slope_mean_deg": ("Slope, mean", "{:.0f}°"),
+    "h_over_l": ("Height / length", "{:.2f}"),
     "relief_m": ("Relief", "{:,.0f} m"),
     "volume_m3": ("Volume, by scaling law", "{:,.0f} m³"),
     "pga_g": ("Peak ground acceleration", "{:.2f} g"),
-    "epicentre_km": ("Distance to the epicentre", "{:.1f} km"),
+    "distance_to_epicentre_km": ("Distance to the epicentre", "{:.1f} km"),
     "observed_fraction": ("Observed part", "{:.0%}"),
     "reasons": ("Reasons", "{}"),
     "review_status": ("Review", "{}"),
@@ -149,7 +150,11 @@ def _formatted(row: Mapping[Any, Any], name: str) -> str:
     value = row.get(name)
     if isinstance(value, list | tuple):
         value = "; ".join(map(str, value))
-    return "" if value is None or value == "" or pd.isna(value) else ATTRIBUTES[name][1].format(value)
+    if value is None or value == "" or pd.isna(value):
+        return ""
+    if name == "volume_m3":  # scaling laws do not carry more than two digits
+        value = float(f"{value:.2g}")
+    return ATTRIBUTES[name][1].format(value)
 
 
 def _unseen_path(observed: gpd.GeoDataFrame, preview: Preview) -> str:

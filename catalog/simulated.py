@@ -14,10 +14,10 @@ import numpy as np
 import pyogrio
 import rasterio
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.io import DatasetWriter
-from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from catalog.schema import FloatArray, InputError
@@ -130,7 +130,7 @@ def _raster(
 ) -> DatasetWriter:  # fmt: skip
     """An empty tiled GeoTIFF on the scene's origin, open for writing."""
     side = scene.size_px if side is None else side
-    where = from_origin(scene.left_m, scene.top_m, gsd_m, gsd_m)
+    where = Affine(gsd_m, 0, scene.left_m, 0, -gsd_m, scene.top_m)
     return rasterio.open(
         path, "w", **_TILING, width=side, height=side, count=count, dtype=dtype, nodata=nodata, predictor=predictor,
         crs=f"EPSG:{scene.epsg}", transform=where, interleave="pixel", bigtiff="if_safer",

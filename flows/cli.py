@@ -23,6 +23,7 @@ app = typer.Typer(
     help="From satellite imagery before and after an earthquake to a landslide inventory for QGIS.",
 )
 out_console = Console(highlight=False, soft_wrap=True)
+SCORES = ("precision", "recall", "f1", "iou", "mcc")
 err_console = Console(stderr=True, highlight=False)
 
 
@@ -108,7 +109,7 @@ def simulate(
     sensor: Annotated[str, typer.Option(help="Sensor whose pixels are written.")] = "rgb8",
 ) -> None:
     """A simulated earthquake with landslides, for demonstration and tests. Last line on stdout: the folder."""
-    from tasks.steps import simulate_event
+    from tasks.review import simulate_event
 
     for path in simulate_event(out, size_px=size, gsd_m=gsd, seed=seed, sensor=sensor).values():
         err_console.print(f"  {path}", markup=False)
@@ -124,7 +125,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Score a product against mapped landslides: pixels, objects by size, area."""
-    from tasks.steps import evaluate_product
+    from tasks.review import evaluate_product
 
     result = evaluate_product(product, truth=truth, aoi=aoi, valid=valid)
     if as_json:
@@ -136,20 +137,22 @@ def evaluate(
 def print_scores(result: dict[str, Any]) -> None:
     """Pixel scores, object detection by size class and area error as tables on stdout."""
     pixels = Table(title="Landslide class, observed pixels", title_justify="left")
-    for key in result["pixels"]:
+    for key in SCORES:
         pixels.add_column(key, justify="right")
-    pixels.add_row(*(_figure(value) for value in result["pixels"].values()))
+    pixels.add_row(*(_figure(result["pixels"][key]) for key in SCORES))
     out_console.print(pixels)
-    objects = Table(title="Objects", title_justify="left")
-    for key in ("size class", "mapped", "found", "rate"):
-        objects.add_column(key, justify="right")
-    for row in result["objects"]["by_size"]:
-        objects.add_row(row["size_class"], str(row["mapped"]), str(row["found"]), _figure(row["rate"]))
-    out_console.print(objects)
+    if "objects" not in result:
+        return
+    table = Table(title="Mapped landslides found, by size", title_justify="left")
+    for key in ("size, m2", "mapped", "found", "rate"):
+        table.add_column(key, justify="right")
+    for name, row in result["objects"]["by_size_m2"].items():
+        table.add_row(name, *(_figure(value) for value in row.values()))
+    out_console.print(table)
     area = result["area"]
     out_console.print(
-        f"Area: {area['predicted_m2'] / 1e6:.3f} km2 found, {area['truth_m2'] / 1e6:.3f} km2 mapped, "
-        f"ratio {_figure(area['ratio'])}"
+        f"False alarms: {result['objects']['false_alarms']} of {result['objects']['predicted']} landslides. "
+        f"Area: {area['predicted_m2'] / 1e6:.3f} km2 found, {area['truth_m2'] / 1e6:.3f} km2 mapped."
     )
 
 
@@ -165,7 +168,7 @@ def demo(
     size: Annotated[int, typer.Option(help="Width and height of the simulated scene, px.")] = 1536,
 ) -> None:
     """Simulate an earthquake, detect its landslides, score them: the main job on one machine."""
-    from tasks.steps import evaluate_product, simulate_event
+    from tasks.review import evaluate_product, simulate_event
 
     scene = simulate_event(out / "scene", size_px=size, gsd_m=10.0, seed=7, sensor="rgb8")
     values = {
@@ -182,7 +185,7 @@ def demo(
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """The registered networks: bands, pixel sizes, weights, licence, metrics."""
-    from tasks.steps import list_models
+    from tasks.review import list_models
 
     rows = list_models()
     if as_json:
@@ -207,10 +210,10 @@ def train(
 ) -> None:
     """Train a network on labelled tiles. The last line on stdout is the weights file."""
     from flows.train import train as train_flow
+    from models.training import TrainConfig
 
-    weights = train_flow(
-        tiles=tiles, out=out, model=model, seed=seed, steps_count=steps, without_blocks=without_blocks
-    )
+    config = TrainConfig(seed=seed, steps=steps)
+    weights = train_flow(tiles=tiles, out=out, model=model, config=config, without_blocks=without_blocks)
     out_console.print(str(weights), markup=False)
 
 

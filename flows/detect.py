@@ -38,28 +38,25 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
 
 
 def _story(prepared: steps.Prepared, *, client: Any, threads: int) -> str:  # noqa: ANN401 - distributed.Client
-    inputs = prepared.inputs
-    on = {"client": client}
-    run = steps.Run(prepared)
+    inputs, run = prepared.inputs, steps.Run(prepared)
+    post = steps.ingest.submit(prepared, inputs.post, client=client)
+    pre = steps.ingest.submit(prepared, inputs.pre, client=client) if inputs.pre else None
+    elevation = steps.ingest_elevation.submit(prepared, client=client) if inputs.dem else None
 
-    post = steps.ingest.submit(prepared, inputs.post, **on)
-    pre = steps.ingest.submit(prepared, inputs.pre, **on) if inputs.pre else None
-    elevation = steps.ingest_elevation.submit(prepared, **on) if inputs.dem else None
-    run.post = run.keep(post)
-
-    pending = {"probability": steps.probability.submit(prepared, run.post, threads=threads, **on)}
+    post_ref = run.keep("post", post)
+    features = {"probability": steps.probability.submit(prepared, post_ref, client=client, threads=threads)}
     if elevation:
-        run.elevation = run.keep(elevation)
-        pending["terrain"] = steps.terrain_features.submit(prepared, run.elevation, **on)
-        pending["hydrology"] = steps.hydrology.submit(prepared, run.elevation, **on)
+        elevation_ref = run.keep("elevation", elevation)
+        features["terrain"] = steps.terrain_features.submit(prepared, elevation_ref, client=client)
+        features["hydrology"] = steps.hydrology.submit(prepared, elevation_ref, client=client)
     if pre:
-        run.pre = run.keep(pre)
-        run.pairing = steps.pair(prepared, run.pre, run.post)
+        pre_ref = run.keep("pre", pre)
+        run.pairing = steps.pair(prepared, pre_ref, post_ref)
         if run.pairing.usable:
-            pending["change"] = steps.change_features.submit(
-                prepared, run.pre, run.post, pairing=run.pairing, **on
+            features["change"] = steps.change_features.submit(
+                prepared, pre_ref, post_ref, pairing=run.pairing, client=client
             )
-    run.stores = {name: run.keep(future) for name, future in pending.items()}
+    for name, future in features.items():
+        run.keep(name, future)
 
-    inventory = steps.inventory(run, **on)
-    return steps.publish(run, inventory, **on)
+    return steps.publish(run, steps.inventory(run, client=client))

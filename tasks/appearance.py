@@ -6,7 +6,6 @@ up by absolute position, and everything that reaches sideways (blur, registratio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -22,13 +21,6 @@ from tasks.simulation import Epoch, EpochState, Sensor, SimulatedEvent
 
 IntArray = NDArray[np.int64]
 
-BAND_NAMES: Final[Mapping[Sensor, tuple[str, ...]]] = MappingProxyType(
-    {
-        "rgb8": ("red", "green", "blue"),
-        "rgbnir8": ("red", "green", "blue", "nir"),
-        "sentinel2-l2a": ("blue", "green", "red", "nir", "swir1", "swir2"),
-    }
-)
 _COLUMN: Final = {name: i for i, name in enumerate(("blue", "green", "red", "nir", "swir1", "swir2"))}
 _SPECTRA: Final = MappingProxyType(
     {
@@ -65,12 +57,12 @@ HALO_PX: Final = 4
 def render(event: SimulatedEvent, *, epoch: Epoch, rows: slice) -> NDArray[Any]:
     """A strip of imagery, (band, y, x): uint8 for the 8-bit sensors, uint16 reflectance x 10000 for Sentinel-2; nodata 0.
 
-    The bands are in the order of `BAND_NAMES`; `rows` is a slice of the scene's rows with both ends given.
+    The bands are in the order of `event.band_names`; `rows` is a slice of the scene's rows with both ends given.
     """
     state = event.epochs[epoch]
     y = np.arange(rows.start - HALO_PX, rows.stop + HALO_PX)
     x = np.arange(-HALO_PX, event.size_px + HALO_PX)
-    columns = [_COLUMN[name] for name in BAND_NAMES[event.sensor]]
+    columns = [_COLUMN[name] for name in event.band_names]
     scene = _Strip(event, state, epoch, y, x, columns)
     reflectance = scene.reflectance()
     for band in reflectance:
@@ -123,7 +115,12 @@ class _Strip:
         farmed = _ramp(3 * (self._up(self.event.landscape.farmland) - 0.2 + 0.3 * self.ground))
         hedge = np.minimum(np.mod(u, 1.0) * 13, np.mod(v, 1.0) * 8) < 1.0
         farmed = farmed * np.where(hedge, 0.35, 1.0)
-        for crop, low, high in (("crop", 0.0, 0.3), ("grass", 0.3, 0.62), ("stubble", 0.62, 0.85), ("soil", 0.85, 0.93)):
+        for crop, low, high in (
+            ("crop", 0.0, 0.3),
+            ("grass", 0.3, 0.62),
+            ("stubble", 0.62, 0.85),
+            ("soil", 0.85, 0.93),
+        ):
             self._paint(image, self._colour(crop), farmed * ((draw >= low) & (draw < high)) * 0.9)
 
     def _water_and_roads(self, image: FloatArray) -> None:

@@ -20,7 +20,7 @@ from catalog.grid import Block, Grid, Window
 from catalog.schema import LANDSLIDE, NOT_OBSERVED, OBSERVED_QUALITY, FloatArray, Quality
 from catalog.store import StoreRef
 from models.predictor import load_predictor
-from tasks import change, inference, inventory, preprocess, terrain
+from tasks import change, inference, objects, preprocess, terrain
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,20 @@ class IngestJob:
 
     target: StoreRef
     epoch: scenes.Epoch
-    qa: str
-    bands: tuple[str, ...]
     aoi_px: Any = None
     """Area of interest in absolute pixel coordinates (shapely), or None."""
 
 
 def ingest_block(job: IngestJob, block: Block) -> dict[str, Any]:
     """Composite of the epoch's scenes with its quality classes; outside the area of interest is not observed."""
-    grid, halo = job.target.grid, preprocess.GROW_PX
+    grid, halo = job.target.grid, preprocess.GROW_HALO_PX
     window = grid.window(block)
     loaded = scenes.read_epoch(job.epoch, grid.geobox_of(window.expand(halo)))
-    qualities = [preprocess.grow_mask(preprocess.quality(scene, qa=job.qa), px=halo) for scene in loaded]  # type: ignore[arg-type]
+    qualities = [preprocess.grow_mask(preprocess.quality(scene, qa=job.epoch.qa), px=halo) for scene in loaded]
     merged = preprocess.composite(loaded, qualities)
     core = merged.isel(y=slice(halo, -halo), x=slice(halo, -halo))
     if job.aoi_px is not None:
-        inside = inventory.burn([job.aoi_px], origin=_absolute(grid, window), shape=window.shape)
+        inside = objects.burn([job.aoi_px], origin=_absolute(grid, window), shape=window.shape)
         core = core.assign(quality=core["quality"].where(xr.DataArray(inside, dims=("y", "x")), Quality.NODATA))
     return store.write_block(job.target, block, core)
 
@@ -204,7 +202,7 @@ class ObjectsJob:
     """Stores whose variables are summarised in each object, on the same or on another grid of the same CRS."""
 
 
-def objects_block(job: ObjectsJob, block: Block) -> tuple[inventory.BlockObjects, inventory.BlockArea]:
+def objects_block(job: ObjectsJob, block: Block) -> tuple[objects.BlockObjects, objects.BlockObjects]:
     """Pieces of landslides of a block, with their statistics, and its observed ground."""
     grid = job.probability.grid
     window = grid.window(block)
@@ -217,8 +215,8 @@ def objects_block(job: ObjectsJob, block: Block) -> tuple[inventory.BlockObjects
     for ref in job.features:
         values |= _features_on(grid, window, ref)
     origin = _absolute(grid, window)
-    pieces = inventory.extract_objects(landslide, origin=origin, values=values, observed=observed)
-    return pieces, inventory.extract_area(observed, origin=origin)
+    pieces = objects.extract_objects(landslide, origin=origin, values=values, observed=observed)
+    return pieces, objects.extract_area(observed, origin=origin)
 
 
 def _features_on(grid: Grid, window: Window, ref: StoreRef) -> dict[str, FloatArray]:
@@ -250,7 +248,7 @@ def class_block(job: ClassJob, block: Block) -> dict[str, Any]:
     grid = job.target.grid
     window = grid.window(block)
     quality = store.read_block(job.post, block)["quality"]
-    slide = inventory.burn(job.landslides_px, origin=_absolute(grid, window), shape=window.shape)
+    slide = objects.burn(job.landslides_px, origin=_absolute(grid, window), shape=window.shape)
     classes = np.where(slide, LANDSLIDE, 0).astype(np.uint8)
     classes = np.where(np.isin(quality.values, OBSERVED_QUALITY), classes, NOT_OBSERVED).astype(np.uint8)
     return store.write_block(job.target, block, quality.copy(data=classes).to_dataset(name="landslide_class"))

@@ -97,9 +97,9 @@ def object_scores(
     """Detection rate of mapped landslides, in all and by size class, and the share of false alarms in the predictions.
 
     Both layers in one metric CRS; `valid`, in the same CRS, is the ground that was both mapped and observed: objects
-    are clipped to it, and those outside of it are left out. A mapped landslide is found when at least `min_overlap` of its
-    area is covered by predictions together; a prediction is a false alarm when less than that of it is mapped. Size
-    classes go by clipped area. A rate over no object is None.
+    are clipped to it, and those outside of it are left out. A mapped landslide is found when at least `min_overlap` of
+    its area is covered by predictions together; a prediction is a false alarm when less than that of it is mapped.
+    Size classes go by clipped area. A rate over no object is None.
 
     Raises: InputError when the layers' CRS differ or are not in metres.
     """

@@ -178,7 +178,7 @@ def measure_ground(objects: Objects) -> dict[str, Values]:
         "relief_m": high - low,
         f"{CHANGE_SCORE}_mean": objects.statistic(CHANGE_SCORE, "mean"),
     }
-    told = {"probability", "slope_deg", "aspect_sin", "aspect_cos", "elevation_m"}
+    told = {"probability", "slope_deg", "aspect_sin", "aspect_cos", "elevation_m", CHANGE_SCORE}
     further = [name for name in objects.tally.variables if name not in told]
     return columns | {f"{name}_mean": objects.statistic(name, "mean") for name in further}
 

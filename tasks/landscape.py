@@ -18,7 +18,7 @@ Float64Array = NDArray[np.float64]
 
 HURST: Final = 0.85
 """Roughness of the initial relief (Turcotte 1997, ch. 7: natural topography has 0.5 < H < 0.9)."""
-CORNER_M: Final = 6000.0
+CORNER_M: Final = 3200.0
 """Longest wavelength with its full share of relief, m: the spacing of main ridges."""
 AREA_EXPONENT: Final = 0.45
 """m of the stream-power law E = K A^m S, n = 1 (Whipple and Tucker 1999, eq. 1; concavity 0.45)."""
@@ -116,7 +116,7 @@ def catchment_area(filled: Float64Array, gsd_m: float) -> Float64Array:
 def _eroded_relief(side_px: int, gsd_m: float, rng: Generator) -> Float64Array:
     """Fractal relief with a plain in it, cut by streams from coarse to fine: large valleys first, then gullies."""
     corner_px = min(CORNER_M / gsd_m, side_px / 1.3)
-    relief = aperiodic(side_px, rng, exponent=HURST + 1.2, corner_px=corner_px).astype(np.float64)
+    relief = aperiodic(side_px, rng, exponent=HURST + 1.1, corner_px=corner_px).astype(np.float64)
     rugged = aperiodic(side_px, rng, exponent=3.0, corner_px=2.0 * corner_px)
     relief = (relief + 1.2 * rugged) * (0.25 + 0.75 / (1 + np.exp(-2.0 * rugged - 1.5)))
     relief *= MEAN_SLOPE / np.hypot(*np.gradient(relief, gsd_m)).mean()

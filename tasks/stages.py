@@ -173,6 +173,22 @@ def _map(
         yield result, done
 
 
+def run_whole(stage: str, kernel: Any, job: Any, *, target: StoreRef, client: Client) -> StageRecord:  # noqa: ANN401
+    """The record of a stage that one worker does in one go."""
+    with PeakMemory() as memory:
+        started = time.perf_counter()
+        store.create_store(target)
+        before = len(target.grid.blocks) - len(store.pending_blocks(target))
+        entries: list[dict[str, Any]] = []
+        if not store.is_complete(target):
+            entries = client.submit(kernel, job, pure=False).result()
+            store.mark_complete(target)
+    return StageRecord(
+        stage, round(time.perf_counter() - started, 2), 0.0, len(target.grid.blocks), before,
+        sum(entry["bytes"] for entry in entries), round(memory.peak_mib, 1), 0.0, 0,
+    )  # fmt: skip
+
+
 @contextmanager
 def timed_stage(stage: str, records: list[StageRecord]) -> Iterator[None]:
     """Append the record of what runs inside, on this process alone."""

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import geopandas as gpd
 import numpy as np
 from distributed import Client
 from prefect import task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from shapely.affinity import affine_transform
 
 from catalog import scenes, store
+from catalog.checks import Inputs, check_inputs
 from catalog.config import RunConfig
-from catalog.grid import Grid, regrid
+from catalog.export import next_version
+from catalog.export import publish as write_product
+from catalog.grid import Grid, Window, regrid
+from catalog.product import Product
 from catalog.schema import (
     BANDS,
     DISAGREEMENT,
@@ -32,8 +46,9 @@ from catalog.schema import (
 from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef, store_key
 from models.cards import ModelCard, find_weights, load_card
-from tasks import blocks, change, inference, preprocess, terrain
-from tasks.stages import Report, StageRecord, run_blocks
+from tasks import blocks, change, inference, objects, preprocess, terrain
+from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance, area_layer, build_inventory
+from tasks.stages import Report, StageRecord, collect_blocks, run_blocks, run_whole, timed_stage
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +62,12 @@ ALGORITHM_VERSIONS: Final = {
     "class": 1,
 }
 """Raise a step's number when its result changes: its stores then get other keys."""
+
+
+COREGISTRATION_WINDOW_PX: Final = 256
+
+MIN_SIDE_PX: Final = 3
+"""An object smaller than a square of this many pixels (imagery's or network's, the coarser) is not resolved."""
 
 
 def _heals(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401 - prefect State
@@ -70,7 +91,7 @@ class Prepared:
     """What a run knows after its inputs were checked."""
 
     config: RunConfig
-    inputs: scenes.Inputs
+    inputs: Inputs
     card: ModelCard
     weights: Path
 
@@ -78,6 +99,18 @@ class Prepared:
     def grid(self) -> Grid:
         """The imagery's grid."""
         return self.inputs.grid
+
+    @property
+    def threshold(self) -> float:
+        """Landslide probability that counts."""
+        return self.config.threshold or self.card.threshold
+
+    @property
+    def min_area_m2(self) -> float:
+        """Smallest landslide delivered."""
+        if self.config.min_area_m2 is not None:
+            return self.config.min_area_m2
+        return (MIN_SIDE_PX * max(self.grid.gsd_m, self.card.lattice_gsd(self.grid.gsd_m))) ** 2
 
     def target(self, step: str, variables: tuple[Variable, ...], *, grid: Grid, depends_on: dict[str, Any]) -> StoreRef:
         """The store of a step: its key holds the grid and everything the step depends on."""
@@ -93,7 +126,7 @@ def check(config: RunConfig) -> Prepared:
         card = load_card(weights)
     except ValueError as error:
         raise InputError(str(error)) from error
-    inputs = scenes.check_inputs(config)
+    inputs = check_inputs(config)
     low, high = card.gsd_range_m
     if not low <= inputs.grid.gsd_m <= high:
         told = (
@@ -134,17 +167,15 @@ def on_progress(listener: Callable[[str, int, int], None]) -> None:
 @task(task_run_name="ingest {epoch.role}", **RETRY)
 def ingest(prepared: Prepared, epoch: scenes.Epoch, *, client: Client) -> tuple[StoreRef, StageRecord]:
     """One epoch's scenes, masked and composited, on the event's grid."""
-    sensor = find_sensor(epoch.sensor)
-    bands = tuple(band for band in BANDS if band in sensor.bands)
     aoi = prepared.inputs.aoi
     target = prepared.target(
         f"ingest_{epoch.role}",
-        (*(BANDS[band] for band in bands), QUALITY),
+        (*(BANDS[band] for band in epoch.bands), QUALITY),
         grid=prepared.grid,
         depends_on={"epoch": epoch.fingerprint(), "aoi": aoi.wkb_hex if aoi is not None else None},
     )
     aoi_px = _to_pixels(aoi, prepared.grid) if aoi is not None else None
-    job = blocks.IngestJob(target, epoch, sensor.qa, bands, aoi_px)
+    job = blocks.IngestJob(target, epoch, aoi_px)
     record = run_blocks(
         f"ingest {epoch.role}", blocks.ingest_block, job, target=target, client=client,
         report=_progress(f"Ingest {epoch.role}"),
@@ -153,8 +184,6 @@ def ingest(prepared: Prepared, epoch: scenes.Epoch, *, client: Client) -> tuple[
 
 
 def _to_pixels(geometry: Any, grid: Grid) -> Any:  # noqa: ANN401 - shapely
-    from shapely.affinity import affine_transform
-
     return affine_transform(geometry, [1 / grid.gsd_m, 0, 0, -1 / grid.gsd_m, 0, 0])
 
 
@@ -224,7 +253,7 @@ def pair(prepared: Prepared, pre: StoreRef, post: StoreRef) -> Pairing:
 
 def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> preprocess.Coregistration:
     """The shift measured on a lattice of windows over the scene."""
-    side = preprocess.WINDOW_PX
+    side = COREGISTRATION_WINDOW_PX
     shifts = []
     for y0, x0 in preprocess.coregistration_windows(grid.scene.shape, window_px=side):
         window = replace(grid.scene, y0=grid.scene.y0 + y0, x0=grid.scene.x0 + x0)
@@ -232,7 +261,7 @@ def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> preprocess.Coregis
         before, after = (store.read_window(ref, window) for ref in (pre, post))
         observed = np.isin(before["quality"].values, OBSERVED_QUALITY) & np.isin(after["quality"].values, OBSERVED_QUALITY)
         shifts.append(preprocess.window_shift(_grey(before), _grey(after), observed=observed))
-    return preprocess.combine_shifts([s for s in shifts if s is not None])
+    return preprocess.combine_shifts(shifts)
 
 
 def _grey(scene: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401 - xr.Dataset
@@ -273,3 +302,181 @@ def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: 
     return target, run_blocks(
         "inference", blocks.probability_block, job, target=target, client=client, report=_progress("Inference")
     )
+
+
+@dataclass
+class Run:
+    """What a run has produced so far: store references and what each stage cost."""
+
+    prepared: Prepared
+    records: list[StageRecord] = field(default_factory=list)
+    stores: dict[str, StoreRef] = field(default_factory=dict)
+    pairing: Pairing | None = None
+
+    def keep(self, name: str, future: PrefectFuture[tuple[StoreRef, StageRecord]]) -> StoreRef:
+        """The store of a finished step, with its record kept; a failed step raises here."""
+        ref, record = future.result()
+        self.records.append(record)
+        self.stores[name] = ref
+        return ref
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The landslides of a run, and the class raster that says the same."""
+
+    version: int
+    landslides: gpd.GeoDataFrame
+    vetoed: gpd.GeoDataFrame
+    observed_area: gpd.GeoDataFrame
+    landslide_class: StoreRef
+    window: Window
+
+
+@task(task_run_name="inventory", **RETRY)
+def inventory(run: Run, *, client: Client) -> Inventory:
+    """Landslides as polygons with their attributes, joined over block seams, and the class raster burnt from them."""
+    prepared, grid = run.prepared, run.prepared.grid
+    features = tuple(run.stores[name] for name in ("elevation", "terrain", "hydrology", "change") if name in run.stores)
+    job = blocks.ObjectsJob(run.stores["probability"], run.stores["post"], prepared.threshold, features)
+    pieces, record = collect_blocks(
+        "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=_progress("Objects")
+    )
+    run.records.append(record)
+    with timed_stage("join", run.records):
+        found = objects.join_objects([piece for piece, _ in pieces])
+        area_px = objects.join_area([area for _, area in pieces])
+        version = next_version(Path(prepared.config.out), prepared.config.name)
+        landslides, vetoed = build_inventory(
+            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version)
+        )
+        observed_area = area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg)
+    if area_px.is_empty:
+        raise InputError("post imagery: no pixel is observed; check the mask, the nodata value and the area of interest")
+    left, top, right, bottom = (round(v) for v in area_px.bounds)
+    window = Window(top - grid.row0, left - grid.col0, bottom - grid.row0, right - grid.col0)
+    classes = _burn_classes(run, landslides, client=client)
+    return Inventory(version, landslides, vetoed, observed_area, classes, window)
+
+
+def _provenance(run: Run, version: int) -> Provenance:
+    prepared, inputs = run.prepared, run.prepared.inputs
+    event = inputs.event
+    return Provenance(
+        event_id=prepared.config.name,
+        version=version,
+        threshold=prepared.threshold,
+        min_area_m2=prepared.min_area_m2,
+        model=prepared.card.name,
+        weights_sha256=prepared.card.weights_sha256,
+        post_scenes=", ".join(inputs.post.ids),
+        post_date=_dates(inputs.post),
+        pre_scenes=", ".join(inputs.pre.ids) if inputs.pre else None,
+        pre_date=_dates(inputs.pre) if inputs.pre else None,
+        event_longitude=event.longitude if event else None,
+        event_latitude=event.latitude if event else None,
+    )
+
+
+def _dates(epoch: scenes.Epoch) -> str:
+    times = epoch.time_range_utc
+    return "unknown" if times is None else "/".join(sorted({time.date().isoformat() for time in times}))
+
+
+def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> StoreRef:
+    grid = run.prepared.grid
+    outlines = tuple(objects.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m))
+    target = run.prepared.target(
+        "class", (LANDSLIDE_CLASS,), grid=grid,
+        depends_on={"post": run.stores["post"].key, "outlines": hashlib.sha256(repr(outlines).encode()).hexdigest()},
+    )  # fmt: skip
+    job = blocks.ClassJob(target, run.stores["post"], outlines)
+    record = run_blocks("class", blocks.class_block, job, target=target, client=client, report=_progress("Class"))
+    run.records.append(record)
+    return target
+
+
+@task(task_run_name="publish", **RETRY)
+def publish(run: Run, found: Inventory) -> str:
+    """The product folder, written whole or not at all, and what the Prefect UI shows of it."""
+    prepared, inputs = run.prepared, run.prepared.inputs
+    probability = store.open_store(run.stores["probability"])
+    with timed_stage("publish", run.records):
+        product = Product(
+            event=inputs.event,
+            event_id=prepared.config.name,
+            version=found.version,
+            config=prepared.config.model_dump(mode="json"),
+            grid=prepared.grid,
+            window=found.window,
+            landslides=found.landslides,
+            vetoed=found.vetoed,
+            observed_area=found.observed_area,
+            probability=probability["probability"],
+            landslide_class=store.open_store(found.landslide_class)["landslide_class"],
+            disagreement=probability["disagreement"],
+            post=store.open_store(run.stores["post"]),
+            pre=store.open_store(run.stores["pre"]) if "pre" in run.stores else None,
+            used=_used(run),
+            not_used=list(inputs.not_used),
+            warnings=_warnings(run),
+            model_card=asdict(prepared.card),
+            provenance=_story_of(run),
+        )
+        folder = write_product(product, Path(prepared.config.out))
+    _show(folder, product, run.records)
+    return str(folder)
+
+
+def _used(run: Run) -> list[str]:
+    inputs = run.prepared.inputs
+    used = [f"post-event imagery: {', '.join(inputs.post.ids)}"]
+    if inputs.pre:
+        used.append(f"pre-event imagery: {', '.join(inputs.pre.ids)}")
+    if inputs.dem:
+        used.append(f"DEM: {Path(inputs.dem.path).name}, {inputs.dem.gsd_m:g} m")
+    if inputs.event:
+        used.append(f"event: {inputs.event.id}")
+    return used
+
+
+def _warnings(run: Run) -> list[str]:
+    told = list(run.prepared.inputs.warnings)
+    if run.pairing and run.pairing.coregistration.verdict() != "good":
+        told.append(run.pairing.coregistration.sentence())
+    return told
+
+
+def _story_of(run: Run) -> dict[str, Any]:
+    pairing = run.pairing
+    return {
+        "stages": [record.as_dict() for record in run.records],
+        "stores": {name: ref.key for name, ref in sorted(run.stores.items())},
+        "threshold": run.prepared.threshold,
+        "min_area_m2": run.prepared.min_area_m2,
+        "confidence_rule": CONFIDENCE_RULE,
+        "vetoes": {veto.code: veto.sentence for veto in VETOES},
+        "coregistration": asdict(pairing.coregistration) if pairing else None,
+        "normalisation": asdict(pairing.normalisation) if pairing and pairing.normalisation else None,
+        "network_grid": {
+            "lattice_gsd_m": run.prepared.card.lattice_gsd(run.prepared.grid.gsd_m),
+            "window_px": run.prepared.card.window_px,
+            "windows": sum(record.windows for record in run.records),
+        },
+    }
+
+
+def _show(folder: Path, product: Product, records: list[StageRecord]) -> None:
+    """The stage table, and the map with links and numbers, as artifacts of the flow run."""
+    create_table_artifact(table=[r.as_dict() for r in records], key="stages", description="What each stage cost")
+    picture = base64.b64encode((folder / "map.png").read_bytes()).decode()
+    head = product.headline
+    lines = [
+        f"# {product.title}, version {product.version}",
+        f"**{head.count} landslides**, {head.area_m2 / 1e6:.3f} km²; {head.observed_percent:.1f} % of the scene observed.",
+        f"![map](data:image/png;base64,{picture})",
+        *(f"- not used: {sentence}" for sentence in product.not_used),
+        *(f"- **warning**: {sentence}" for sentence in product.warnings),
+        f"- product: `{folder}`",
+    ]
+    create_markdown_artifact("\n\n".join(lines), key="map", description="Map and headline numbers")

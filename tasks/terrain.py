@@ -339,7 +339,9 @@ def _check(shape: tuple[int, ...], gsd_m: float) -> None:
     if not gsd_m > 0:
         raise InputError(f"terrain: got a pixel size of {gsd_m} m; expected one above 0; give the DEM's GSD in metres")
     if len(shape) != 2 or 0 in shape:
-        raise InputError(f"terrain: got elevation of shape {shape}; expected (y, x) with pixels; check the DEM's extent")
+        raise InputError(
+            f"terrain: got elevation of shape {shape}; expected (y, x) with pixels; check the DEM's extent"
+        )
 
 
 def _mapped(kernel: Callable[[FloatArray], FloatArray], data: Any, *, halo_px: int) -> Any:  # noqa: ANN401 - numpy or dask

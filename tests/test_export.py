@@ -252,6 +252,12 @@ def test_item_reads_back_with_relative_assets_that_exist(published):
         assert (published / asset.href).exists()
 
 
+def test_item_and_collection_satisfy_the_core_stac_schemas(published):
+    item = json.loads((published / "item.json").read_text())
+    pystac.Item.from_dict(item | {"stac_extensions": []}).validate()  # the core's schemas come with pystac
+    pystac.Collection.from_file(str(published.parent / "collection.json")).validate()
+
+
 def test_collection_links_every_version(product, published):
     publish(replace(product, version=2), published.parent.parent)
     collection = pystac.Collection.from_file(str(published.parent / "collection.json"))
@@ -278,6 +284,14 @@ def test_publish_works_without_landslides(product, tmp_path):
     folder = publish(empty, tmp_path)
     assert "No landslide was detected" in (folder / "report.html").read_text()
     assert len(pyogrio.read_dataframe(folder / "inventory.gpkg", layer="landslides")) == 0
+
+
+def test_headline_takes_holes_out_of_the_observed_area(product):
+    whole = product.observed_area.geometry.iloc[0]
+    hole = whole.centroid.buffer(100, cap_style="square")
+    holed = replace(product, observed_area=product.observed_area.set_geometry([whole.difference(hole)], crs=EPSG))
+    lost = product.headline.observed_m2 - holed.headline.observed_m2
+    assert lost == pytest.approx(200 * 200, rel=2e-3)
 
 
 def test_publish_works_without_an_event(product, tmp_path):

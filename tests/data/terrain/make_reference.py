@@ -4,7 +4,7 @@
 
 gdaldem slope | aspect | TPI | TRI -alg Riley | roughness, without -compute_edges; RichDEM TerrainAttribute
 profile_curvature | planform_curvature, FillDepressions(epsilon=True) and FlowAccumulation(method="Dinf"), raw, with
-its own signs, units and borders. Made with GDAL 3.6.2 and richdem2 2.3.
+its own signs, units and borders. Made with GDAL 3.6.2 and richdem2 2.4.3.
 """
 
 import subprocess

@@ -1,0 +1,295 @@
+"""Everything that can be known to be wrong with the inputs of a run, said before any work starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import geopandas
+import numpy as np
+import pystac
+from pyogrio.errors import DataSourceError
+from shapely.geometry import box
+from shapely.geometry.base import BaseGeometry
+from shapely.ops import unary_union
+
+from catalog.config import Event, RunConfig
+from catalog.grid import Bounds, Grid, snap_grid, utm_epsg
+from catalog.items import BAND_INDEX, BASELINE, LOCAL, local_item, search_stac
+from catalog.rasters import RasterInfo, describe_raster, open_raster
+from catalog.scenes import DemSource, Epoch, Role, describe_dem
+from catalog.schema import InputError
+from catalog.sensors import S2_OFFSET_BASELINE, Sensor, sensor
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_PX: Final = 512
+"""Longest side of the reduced picture whose values are looked at."""
+
+S2_OFFSET_SINCE: Final = datetime(2022, 1, 25, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run works on, checked."""
+
+    grid: Grid
+    post: Epoch
+    pre: Epoch | None
+    dem: DemSource | None
+    aoi: BaseGeometry | None
+    """Area of interest in the grid's CRS."""
+    event: Event | None
+    not_used: tuple[str, ...] = field(default=())
+    """What the run goes without, and what that means."""
+    warnings: tuple[str, ...] = field(default=())
+
+
+def check_inputs(config: RunConfig) -> Inputs:
+    """The inputs of a run: its grid, epochs, DEM, area and event, with what is not used and what to be wary of.
+
+    Raises: InputError, saying what, got, expected and fix, for the first input that cannot be worked with.
+    """
+    entry = sensor(config.sensor)
+    aoi_frame = _read_aoi(config.aoi) if config.aoi else None
+    post, pre = _epoch("post", config, entry, aoi_frame), _epoch("pre", config, entry, aoi_frame)
+    if post is None:
+        raise InputError("post-event imagery: got none; pass --post FILE, or a `stac` section in the configuration")
+    post_files, pre_files = _describe(post, entry), _describe(pre, entry) if pre else []
+    grid, aoi = _grid(config, post_files, aoi_frame)
+    footprint = _footprint(post_files, grid.epsg)
+    dem = describe_dem(config.dem, allow_geographic=config.dem_reproject) if config.dem else None
+    _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
+    warnings = [*_check_times(config, post, pre), *_warn_offsets(post), *(_warn_offsets(pre) if pre else ())]
+    warnings += _warn_partial(config, pre_files, grid=grid)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return Inputs(grid, post, pre, dem, aoi, config.event, _not_used(config, pre), tuple(warnings))
+
+
+# --- epochs ----------------------------------------------------------------------------------------------------------
+
+
+def _epoch(role: Role, config: RunConfig, entry: Sensor, aoi: geopandas.GeoDataFrame | None) -> Epoch | None:
+    files, masks, time = (
+        (config.post, config.mask, config.post_time_utc)
+        if role == "post"
+        else (config.pre, config.pre_mask, config.pre_time_utc)
+    )
+    if files:
+        time = _aware(time) if time else None
+        items: Sequence[pystac.Item] = [local_item(path, entry, time_utc=time) for path in files]
+    elif config.stac is not None:
+        items = _search(role, config, entry, aoi)
+    else:
+        return None
+    return Epoch(role, entry.name, tuple(item.to_dict(transform_hrefs=False) for item in items), tuple(masks))
+
+
+def _search(role: Role, config: RunConfig, entry: Sensor, aoi: geopandas.GeoDataFrame | None) -> list[pystac.Item]:
+    event, stac = config.event, config.stac
+    if stac is None or event is None or event.time_utc is None:
+        raise InputError("STAC search: got no event time; expected when to look; pass --event ID or an event file")
+    if aoi is None:
+        raise InputError("STAC search: got no area of interest; expected where to look; pass --aoi FILE")
+    before, after = timedelta(days=stac.days_before), timedelta(days=stac.days_after)
+    start, end = (
+        (event.time_utc - before, event.time_utc) if role == "pre" else (event.time_utc, event.time_utc + after)
+    )
+    west, south, east, north = aoi.to_crs(4326).total_bounds.tolist()
+    found = search_stac(stac, sensor=entry, bbox=(west, south, east, north), start=start, end=end)
+    if not found:
+        raise InputError(
+            f"STAC search for {role}-event imagery: nothing in {stac.collection} from {start:%Y-%m-%d} to "
+            f"{end:%Y-%m-%d} under {stac.max_cloud_percent:g} % cloud; widen the days or the cloud limit"
+        )
+    return list(reversed(found)) if role == "pre" else list(found)  # the nearest to the event is preferred
+
+
+def _describe(epoch: Epoch, entry: Sensor) -> list[RasterInfo]:
+    """The raster of each scene's first required band, its values looked at."""
+    infos = []
+    for item in epoch.items:
+        asset = next(item["assets"][key] for key in entry.bands[entry.required[0]].assets if key in item["assets"])
+        info = describe_raster(asset["href"])
+        if item["properties"].get(LOCAL):
+            _check_values(info, entry, indexes=[a[BAND_INDEX] for a in _band_assets(item, entry)])
+        infos.append(info)
+    return infos
+
+
+def _band_assets(item: dict[str, Any], entry: Sensor) -> list[dict[str, Any]]:
+    keys = {source.assets[0] for source in entry.bands.values()}
+    return [asset for key, asset in item["assets"].items() if key in keys]
+
+
+def _check_values(info: RasterInfo, entry: Sensor, *, indexes: list[int]) -> None:
+    if info.dtype != entry.dtype:
+        raise InputError(
+            f"{info.path}: got {info.dtype}; sensor {entry.name} expects {entry.dtype}; choose the right --sensor, or "
+            "convert the file (gdal_translate)"
+        )
+    scale = max(1.0, max(info.shape) / SAMPLE_PX)
+    shape = (len(indexes), *(max(1, round(size / scale)) for size in info.shape))
+    with open_raster(info.path) as dataset:
+        values = dataset.read(indexes, out_shape=shape)
+    valid = values[(values != (entry.nodata or 0)) & (values != (0 if info.nodata is None else info.nodata))]
+    if not valid.size:
+        raise InputError(f"{info.path}: holds no valid pixel; expected imagery; check the file")
+    if entry.dtype == "uint16" and valid.max() <= 255:
+        raise InputError(
+            f"{info.path}: looks like 8-bit: its largest value is {valid.max()}; sensor {entry.name} expects surface "
+            "reflectance; use the rgb8 or rgbnir8 sensor on a uint8 file, or the original product"
+        )
+    if np.median(valid) > entry.max_dn:
+        raise InputError(
+            f"{info.path}: half of its values are above {entry.max_dn}; sensor {entry.name} expects reflectance * "
+            f"{1 / entry.bands['red'].scale:.0f}; choose the right --sensor, or the surface reflectance product"
+        )
+
+
+# --- place -----------------------------------------------------------------------------------------------------------
+
+
+def _read_aoi(path: str) -> geopandas.GeoDataFrame:
+    try:
+        frame = geopandas.read_file(path)
+    except (DataSourceError, OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as an area of interest ({error}); expected a vector file") from None
+    if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:
+        raise InputError(f"{path}: the area of interest has no geometry or no CRS; expected polygons with a CRS")
+    polygons = frame[frame.geometry.notna() & frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
+    if polygons.empty or polygons.geometry.is_empty.all():
+        raise InputError(f"{path}: the area of interest is empty; expected at least one polygon")
+    return polygons
+
+
+def _grid(
+    config: RunConfig, files: Sequence[RasterInfo], aoi_frame: geopandas.GeoDataFrame | None
+) -> tuple[Grid, BaseGeometry | None]:
+    """The grid over the union of the post footprints, cut by the area of interest, which is returned in its CRS."""
+    epsg = _epsg(files[0])
+    footprint = _footprint(files, epsg)
+    bounds, aoi = footprint.bounds, None
+    if aoi_frame is not None:
+        aoi = aoi_frame.to_crs(epsg).geometry.make_valid().union_all()
+        common = aoi.intersection(footprint)
+        if common.area == 0:
+            raise InputError(
+                f"{config.aoi}: the area of interest (bounds {_round(aoi.bounds)} in EPSG:{epsg}) does not overlap the "
+                f"post-event imagery ({_round(footprint.bounds)}); give the area of this event"
+            )
+        bounds = common.bounds
+    gsd_m = config.gsd_m or min(info.gsd_m for info in files)
+    return snap_grid(bounds, epsg=epsg, gsd_m=gsd_m, block_px=config.block_px), aoi
+
+
+def _epsg(info: RasterInfo) -> int:
+    """The imagery's own CRS when it is a WGS 84 UTM zone, else the zone of its centre."""
+    if info.epsg is not None and (32601 <= info.epsg <= 32660 or 32701 <= info.epsg <= 32760):
+        return info.epsg
+    west, south, east, north = info.bounds_in(4326)
+    return utm_epsg((west + east) / 2, (south + north) / 2)
+
+
+def _footprint(files: Sequence[RasterInfo], epsg: int) -> BaseGeometry:
+    return unary_union([box(*(info.bounds if info.epsg == epsg else info.bounds_in(epsg))) for info in files])
+
+
+def _round(bounds: Bounds) -> tuple[int, ...]:
+    return tuple(round(value) for value in bounds)
+
+
+def _scene_box(grid: Grid) -> BaseGeometry:
+    bounds = grid.geobox_of(grid.scene).boundingbox
+    return box(bounds.left, bounds.bottom, bounds.right, bounds.top)
+
+
+def _check_overlaps(
+    config: RunConfig, pre: Sequence[RasterInfo], *, grid: Grid, footprint: BaseGeometry, seen: BaseGeometry
+) -> None:
+    """Raise where pre imagery, DEM or masks show other ground than the one to process."""
+    area = footprint.intersection(seen)
+    parts = [("pre-event imagery", pre)]
+    parts += [("DEM", [describe_raster(config.dem, allow_geographic=True)])] if config.dem else []
+    parts += [("mask", [describe_raster(path, allow_geographic=True)]) for path in (*config.mask, *config.pre_mask)]
+    for what, infos in parts:
+        if infos and _footprint(infos, grid.epsg).intersection(area).area == 0:
+            raise InputError(
+                f"{infos[0].path}: the {what} does not overlap the area to process: got bounds "
+                f"{_round(_footprint(infos, grid.epsg).bounds)}; expected a part of {_round(area.bounds)} in "
+                f"EPSG:{grid.epsg}; give the {what} of this place"
+            )
+
+
+def _warn_partial(config: RunConfig, pre: Sequence[RasterInfo], *, grid: Grid) -> list[str]:
+    scene = _scene_box(grid)
+    parts = [("pre-event imagery", pre)]
+    parts += [("DEM", [describe_raster(config.dem, allow_geographic=True)])] if config.dem else []
+    told = []
+    for what, infos in parts:
+        share = _footprint(infos, grid.epsg).intersection(scene).area / scene.area if infos else 1.0
+        if share < 0.99:
+            told.append(f"the {what} covers {share:.0%} of the area to process: the rest is mapped without it")
+    return told
+
+
+# --- time and words --------------------------------------------------------------------------------------------------
+
+
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _check_times(config: RunConfig, post: Epoch, pre: Epoch | None) -> list[str]:
+    """Warnings for times that are not known; raises where post is not after, or pre not before, the event."""
+    event_time = config.event.time_utc if config.event else None
+    told = []
+    for epoch in filter(None, (post, pre)):
+        if epoch.time_range_utc is None:
+            told.append(
+                f"the time of the {epoch.role}-event imagery is not known: its order was not checked; "
+                f"pass --{epoch.role}-time"
+            )
+    after, before = post.time_range_utc, pre.time_range_utc if pre else None
+    if event_time and after and after[0] <= event_time:
+        raise InputError(_wrong_order("post", after[0], "after the event", event_time))
+    if event_time and before and before[1] >= event_time:
+        raise InputError(_wrong_order("pre", before[1], "before the event", event_time))
+    if after and before and before[1] >= after[0]:
+        raise InputError(_wrong_order("pre", before[1], "before the post-event imagery", after[0]))
+    return told
+
+
+def _wrong_order(role: Role, got: datetime, expected: str, limit: datetime) -> str:
+    return (
+        f"{role}-event imagery: got a scene of {got:%Y-%m-%d %H:%M} UTC; expected {expected} of {limit:%Y-%m-%d %H:%M} "
+        f"UTC; swap the files, or correct the time with --{role}-time"
+    )
+
+
+def _warn_offsets(epoch: Epoch) -> list[str]:
+    """Sentinel-2 files that do not say whether their DN carry the offset of baseline 04.00."""
+    if epoch.sensor != "sentinel2-l2a":
+        return []
+    major, minor = S2_OFFSET_BASELINE
+    return [
+        f"{item['id']}: its processing baseline is not known: its DN are taken to be without the -1000 offset of "
+        f"baseline {major:02d}.{minor:02d}; set the tag PROCESSING_BASELINE in the file if they carry it"
+        for item, time in zip(epoch.items, epoch.times_utc, strict=True)
+        if item["properties"].get(LOCAL) and BASELINE not in item["properties"]
+        if time is None or _aware(time) >= S2_OFFSET_SINCE
+    ]
+
+
+def _not_used(config: RunConfig, pre: Epoch | None) -> tuple[str, ...]:
+    told = {
+        "no pre-event imagery: change detection is not used; old bare ground can be mistaken for landslides": pre,
+        "no DEM: slope and terrain are not used; flat ground is not ruled out": config.dem,
+        "no area of interest: the whole post-event imagery is processed": config.aoi,
+        "no event: times and distances to the epicentre are not used": config.event,
+    }
+    return tuple(sentence for sentence, given in told.items() if given is None)

@@ -1,0 +1,125 @@
+"""Items: a local file or a STAC search becomes the same kind of record, whose assets say where each band is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pystac
+from pystac_client import Client
+from pystac_client.exceptions import APIError
+from shapely.geometry import box, mapping
+
+from catalog.config import StacConfig
+from catalog.grid import Bounds
+from catalog.rasters import RasterInfo, describe_raster
+from catalog.schema import InputError
+from catalog.sensors import Sensor
+
+logger = logging.getLogger(__name__)
+
+LOCAL, BAND_INDEX, BASELINE = "landslidenet:local", "landslidenet:band_index", "s2:processing_baseline"
+"""Keys of items: made here from a file; 1-based band of an asset; Sentinel-2's processing baseline."""
+
+ANY_TIME: Final = ("1970-01-01T00:00:00Z", "2200-01-01T00:00:00Z")
+"""STAC's way to say that an item's time is not known: a range that holds every scene."""
+
+
+def local_item(path: str | Path, sensor: Sensor, *, time_utc: datetime | None = None) -> pystac.Item:
+    """The item of a local file: one asset a band, with projection and raster metadata.
+
+    Bands are found by their descriptions where the file has them, by the sensor's order otherwise. `time_utc` wins
+    over the file's tags; unknown, the item has no date. A tag PROCESSING_BASELINE decides Sentinel-2's offset.
+
+    Raises: InputError when the file cannot be used, or a required band is missing.
+    """
+    info = describe_raster(path)
+    places = _places(info, sensor)
+    time = time_utc or info.time_utc
+    properties: dict[str, Any] = {LOCAL: True, "proj:wkt2": info.crs_wkt, "proj:shape": list(info.shape)}
+    properties |= {"proj:transform": list(info.transform), "gsd": info.gsd_m}
+    if "PROCESSING_BASELINE" in info.tags:
+        properties[BASELINE] = info.tags["PROCESSING_BASELINE"]
+    if info.epsg:
+        properties["proj:code"] = f"EPSG:{info.epsg}"
+    west, south, east, north = bounds = info.bounds_in(4326)
+    unknown = {} if time else {"start_datetime": ANY_TIME[0], "end_datetime": ANY_TIME[1]}
+    item = pystac.Item(
+        Path(path).stem, mapping(box(west, south, east, north)), list(bounds), time, {**properties, **unknown}
+    )
+    for name, (href, index) in places.items():
+        raster = {"data_type": info.dtype} | ({} if info.nodata is None else {"nodata": info.nodata})
+        item.addfind_asset(name, pystac.Asset(href, extra_fields={BAND_INDEX: index, "raster:bands": [raster]}))
+    return item
+
+
+def _places(info: RasterInfo, sensor: Sensor) -> dict[str, tuple[str, int]]:
+    """By asset key: the file and the 1-based band (0 = a class folded from Planet's six UDM2 bands)."""
+    href = str(Path(info.path).resolve())
+    size = info.count - (info.alpha_index is not None)
+    named = {name: i for i, name in enumerate(info.band_names, 1) if name}
+    known = [alias.lower() for source in sensor.bands.values() for alias in source.assets]
+    by_name = any(name in known for name in named)
+    places = {}
+    for band, source in sensor.bands.items():
+        aliases = (band, *(alias.lower() for alias in source.assets))
+        index = next((named[a] for a in aliases if a in named), 0) if by_name else source.index
+        if 0 < index <= size:
+            places[source.assets[0]] = (href, index)
+    missing = [band for band in sensor.required if sensor.bands[band].assets[0] not in places]
+    if missing:
+        order = ", ".join(sorted(sensor.bands, key=lambda band: sensor.bands[band].index))
+        raise InputError(
+            f"{info.path}: band(s) {', '.join(missing)} missing: got {info.count} band(s) "
+            f"{list(filter(None, info.band_names)) or 'without names'}; sensor {sensor.name} expects {order}; "
+            "choose the right --sensor, or name the bands in the file's descriptions"
+        )
+    return places | _qa_place(info, sensor, named if by_name else None, size)
+
+
+def _qa_place(
+    info: RasterInfo, sensor: Sensor, named: Mapping[str, int] | None, size: int
+) -> dict[str, tuple[str, int]]:
+    source = sensor.qa_source
+    if source is None:
+        return {}
+    path = Path(info.path).resolve()
+    if source.sibling:
+        beside = path.with_name(path.name.replace(*source.sibling))
+        return {source.assets[0]: (str(beside), 0)} if beside != path and beside.exists() else {}
+    index = named.get(source.assets[0].lower(), 0) if named is not None else source.index
+    return {source.assets[0]: (str(path), index)} if 0 < index <= size else {}
+
+
+def search_stac(
+    stac: StacConfig, *, sensor: Sensor, bbox: Bounds, start: datetime, end: datetime
+) -> tuple[pystac.Item, ...]:
+    """Items of a STAC API in the box (degrees) and time, with the sensor's required bands, in order of time.
+
+    Items whose `eo:cloud_cover` is above the configured limit are left out.
+
+    Raises: InputError when the API does not answer, or an item lacks a band.
+    """
+    try:
+        client = Client.open(stac.url)
+        found = client.search(collections=[stac.collection], bbox=bbox, datetime=[start, end]).item_collection()
+    except (APIError, pystac.STACError, ValueError) as error:
+        raise InputError(f"STAC {stac.url}: no usable answer ({error}); check the address and the collection") from None
+    clear = [item for item in found if item.properties.get("eo:cloud_cover", 0) <= stac.max_cloud_percent]
+    for item in clear:
+        missing = [band for band in sensor.required if find_asset(item.to_dict(), sensor.bands[band].assets) is None]
+        if missing:
+            raise InputError(
+                f"STAC item {item.id}: band(s) {', '.join(missing)} missing: got assets {', '.join(item.assets)}; "
+                f"expected those of {sensor.name}; choose the sensor that fits collection {stac.collection}"
+            )
+    logger.info("STAC %s: %d items found, %d clear enough", stac.collection, len(found), len(clear))
+    return tuple(sorted(clear, key=lambda item: item.datetime or start))
+
+
+def find_asset(item: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any] | None:
+    """The first asset that is there, of an item as a dictionary; None when there is none."""
+    return next((item["assets"][key] for key in keys if key in item["assets"]), None)

@@ -1,0 +1,301 @@
+"""Imagery and elevation in: items and a DEM become lazy Datasets on the event's GeoBox.
+
+Local files and STAC searches are the same kind of item here (`catalog.items`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+from pystac.utils import str_to_datetime
+
+from catalog.items import BAND_INDEX, BASELINE, LOCAL, find_asset
+from catalog.rasters import Decoding, Method, describe_raster, open_raster, sample
+from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
+from catalog.sensors import QaRule, Sensor, reflectance_offset, sensor
+
+LAZY_CHUNK_PX: Final = 2048
+OVERVIEW_PX: Final = 2048
+"""Longest side of the reduced DEM that the decision on its zeros is made on."""
+
+COLLAR_PX: Final = 2
+"""Cells around zero-filled ones that are dropped: DEMs resampled over the fill ramp from 0 to the ground there."""
+
+MIN_ZERO_SHARE: Final = 0.01
+MIN_GROUND_M: Final = 100.0
+UDM2_CLASSES: Final = (1, 2, 3, 4, 5, 6)
+
+Role = Literal["pre", "post"]
+
+
+# --- epochs ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The scenes of one side of the event, in order of preference: plain values, fit to send to a worker."""
+
+    role: Role
+    sensor: str
+    items: tuple[dict[str, Any], ...]
+    masks: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the scenes."""
+        return tuple(str(item["id"]) for item in self.items)
+
+    @property
+    def times_utc(self) -> tuple[datetime | None, ...]:
+        """When each scene was taken; None = not known."""
+        stamps = (item["properties"].get("datetime") for item in self.items)
+        return tuple(str_to_datetime(stamp) if stamp else None for stamp in stamps)
+
+    @property
+    def time_range_utc(self) -> tuple[datetime, datetime] | None:
+        """First and last scene; None when a time is not known."""
+        times = [time if time.tzinfo else time.replace(tzinfo=UTC) for time in self.times_utc if time]
+        return (min(times), max(times)) if len(times) == len(self.items) else None
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Canonical bands that every scene has."""
+        sources = sensor(self.sensor).bands
+        return tuple(b for b in BANDS if b in sources and all(find_asset(i, sources[b].assets) for i in self.items))
+
+    @property
+    def qa(self) -> QaRule:
+        """The sensor's QA rule, or `none` where a scene came without its quality band."""
+        entry = sensor(self.sensor)
+        source = entry.qa_source
+        return entry.qa if source and all(find_asset(item, source.assets) for item in self.items) else "none"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-sized values."""
+        return asdict(self)
+
+    def fingerprint(self) -> str:
+        """Digest (sha256, hex) of the pixels' origin: content of local files, id and `updated` of STAC items, sensor.
+
+        It does not depend on where the files lie.
+        """
+        parts: list[Any] = [self.role, _plain(sensor(self.sensor))]
+        for item in self.items:
+            if item["properties"].get(LOCAL):
+                hrefs = sorted({asset["href"] for asset in item["assets"].values()})
+                places = sorted((key, asset[BAND_INDEX]) for key, asset in item["assets"].items())
+                parts.append([[sha256_of(href) for href in hrefs], places, item["properties"].get(BASELINE)])
+            else:
+                parts.append([item["id"], item["properties"].get("updated") or item["properties"].get("created")])
+        parts.append([sha256_of(path) for path in self.masks])
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(entry: Sensor) -> list[Any]:
+    bands = [[band, asdict(source)] for band, source in entry.bands.items()]
+    return [
+        entry.name,
+        entry.dtype,
+        entry.nodata,
+        entry.qa,
+        bands,
+        asdict(entry.qa_source) if entry.qa_source else None,
+    ]
+
+
+def sha256_of(path: str) -> str:
+    """Digest (hex) of a file's bytes, streamed. Raises: InputError when it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected a file") from None
+
+
+def read_epoch(epoch: Epoch, geobox: GeoBox) -> list[xr.Dataset]:
+    """One lazy Dataset a scene: the epoch's bands, its quality band where there is one, and `mask`.
+
+    bands : (y, x) float32 reflectance (DN / 255 for pictures), NaN = nodata, or outside what the product can hold
+    (`valid_range` of the contract). Quality band (`scl`, `qa_pixel` or `udm2`) : (y, x), raw. mask : (y, x) uint8, 1 =
+    a mask file says not observed. Any piece of the GeoBox gives the same pixels as the whole.
+    """
+    coords = {name: coord for name, coord in xr_coords(geobox).items() if name in ("y", "x")}
+    mask = _masks(epoch.masks, geobox)
+    scenes = []
+    for item in epoch.items:
+        layers = (
+            _bands(item, sensor(epoch.sensor), epoch.bands, geobox) | _quality(item, epoch, geobox) | {"mask": mask}
+        )
+        variables = {name: (("y", "x"), layer) for name, layer in layers.items()}
+        attrs = {"id": item["id"], "datetime": item["properties"].get("datetime") or ""}
+        scenes.append(xr.Dataset(variables, coords, attrs))
+    return scenes
+
+
+def _bands(item: Mapping[str, Any], entry: Sensor, bands: Sequence[str], geobox: GeoBox) -> dict[str, Any]:
+    by_file: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for band in bands:
+        asset = find_asset(item, entry.bands[band].assets)
+        if asset is not None:
+            by_file.setdefault(asset["href"], []).append((band, asset))
+    layers: dict[str, Any] = {}
+    for href, members in by_file.items():
+        stack = _lazy(href, geobox, decoding=_decoding(item, entry, members))
+        layers |= {band: stack[i] for i, (band, _) in enumerate(members)}
+    return layers
+
+
+def _decoding(item: Mapping[str, Any], entry: Sensor, members: Sequence[tuple[str, Mapping[str, Any]]]) -> Decoding:
+    stated = {(asset.get("raster:bands") or [{}])[0].get("nodata") for _, asset in members} - {None}
+    properties = item["properties"]
+    return Decoding(
+        indexes=tuple(asset.get(BAND_INDEX, 1) for _, asset in members),
+        scales=tuple(entry.bands[band].scale for band, _ in members),
+        offsets=tuple(reflectance_offset(entry, b, properties=properties, asset=a) for b, a in members),
+        nodata=_numbers([*stated, entry.nodata]),
+        valid_range=BANDS[members[0][0]].valid_range,
+        picture=entry.is_8bit,
+    )
+
+
+def _numbers(stated: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(sorted({float(number) for number in stated if number is not None and not math.isnan(float(number))}))
+
+
+def _quality(item: Mapping[str, Any], epoch: Epoch, geobox: GeoBox) -> dict[str, Any]:
+    source = sensor(epoch.sensor).qa_source
+    asset = find_asset(item, source.assets) if source else None
+    if source is None or asset is None:
+        return {}
+    index = asset.get(BAND_INDEX, 0 if source.variable == "udm2" else 1)
+    decoding = Decoding(
+        indexes=(index,) if index else UDM2_CLASSES,
+        scales=(1.0,) if index else (1.0,) * len(UDM2_CLASSES),
+        offsets=(0.0,) if index else (0.0,) * len(UDM2_CLASSES),
+    )
+    stack = _lazy(asset["href"], geobox, decoding=decoding, method="nearest", fill=source.fill if index else 0)
+    layer = stack[0] if index else da.map_blocks(_fold_classes, stack, drop_axis=0, dtype=np.float32)  # type: ignore[no-untyped-call]
+    return {source.variable: layer.astype(source.dtype)}
+
+
+def _fold_classes(stack: FloatArray) -> FloatArray:
+    """The number of the band that is set (the last, when several are), 0 for none."""
+    numbers = np.arange(1, len(stack) + 1, dtype=np.float32)[:, None, None]
+    return np.asarray(np.where(stack == 1, numbers, 0).max(axis=0), dtype=np.float32)
+
+
+def _masks(paths: Sequence[str], geobox: GeoBox) -> Any:  # noqa: ANN401 - dask is untyped
+    mask = da.zeros(geobox.shape, dtype=np.uint8, chunks=LAZY_CHUNK_PX)
+    for path in paths:
+        drawn = _lazy(path, geobox, decoding=Decoding((1,)), method="nearest", fill=0)[0]
+        mask = da.maximum(mask, (drawn != 0).astype(np.uint8))
+    return mask
+
+
+def _lazy(path: str, geobox: GeoBox, *, decoding: Decoding, method: Method = "bilinear", fill: float = math.nan) -> Any:  # noqa: ANN401 - dask is untyped
+    """`sample` as a lazy (bands, y, x) float32 array; each chunk reads the pixels it needs."""
+    shape = (len(decoding.indexes), *geobox.shape)
+    return da.map_blocks(  # type: ignore[no-untyped-call]
+        _sample_chunk,
+        chunks=tuple(
+            _cut(size, limit) for size, limit in zip(shape, (shape[0], LAZY_CHUNK_PX, LAZY_CHUNK_PX), strict=True)
+        ),
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
+        path=path,
+        geobox=geobox,
+        decoding=decoding,
+        method=method,
+        fill=fill,
+    )
+
+
+def _cut(size: int, limit: int) -> tuple[int, ...]:
+    return tuple(min(limit, size - start) for start in range(0, size, limit))
+
+
+def _sample_chunk(
+    *,
+    path: str,
+    geobox: GeoBox,
+    decoding: Decoding,
+    method: Method,
+    fill: float,
+    block_info: Mapping[Any, Any] | None = None,
+) -> FloatArray:
+    if block_info is None:
+        raise InputError(f"{path}: asked for a chunk without its place; expected to run as a block of a Dask array")
+    _, (y0, y1), (x0, x1) = block_info[None]["array-location"]
+    return sample(path, geobox[y0:y1, x0:x1], decoding=decoding, method=method, fill=fill)
+
+
+# --- elevation -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DemSource:
+    """A DEM file and what was decided about it, once."""
+
+    path: str
+    gsd_m: float
+    nodata: float | None
+    zero_is_nodata: bool
+    """It holds 0 where it has no data; cells next to those are dropped too."""
+    fingerprint: str
+
+
+def describe_dem(path: str | Path, *, allow_geographic: bool = False) -> DemSource:
+    """The DEM, with the decision whether its zeros are ground.
+
+    They are not when 0 is not the declared nodata, zeros touch the border, are more than 1 % of the cells, and 99 % of
+    the others are above 100 m (not all: DEMs resampled over the fill ramp down to it).
+
+    Raises: InputError when the file cannot be used.
+    """
+    info = describe_raster(path, allow_geographic=True)
+    if info.crs.geographic and not allow_geographic:
+        raise InputError(
+            f"{path}: the DEM's CRS {info.crs} is geographic; expected metres; reproject it to the event's UTM zone, or "
+            "pass --dem-reproject"
+        )
+    scale = max(1.0, max(info.shape) / OVERVIEW_PX)
+    shape = tuple(max(1, round(size / scale)) for size in info.shape)
+    with open_raster(str(path)) as dataset:
+        cells = dataset.read(1, out_shape=shape)
+    decided = info.nodata != 0 and _zeros_are_fill(cells, info.nodata)
+    return DemSource(str(Path(path).resolve()), info.gsd_m, info.nodata, decided, sha256_of(str(path)))
+
+
+def _zeros_are_fill(cells: NDArray[Any], nodata: float | None) -> bool:
+    zero = cells == 0
+    ground = cells[~zero & (cells != nodata) & np.isfinite(cells)]
+    at_border = zero[[0, -1]].any() or zero[:, [0, -1]].any()
+    if not at_border or zero.mean() <= MIN_ZERO_SHARE or not ground.size:
+        return False
+    return bool(np.percentile(ground, 1) > MIN_GROUND_M)
+
+
+def read_elevation(dem: DemSource, geobox: GeoBox) -> xr.DataArray:
+    """Elevation (y, x) float32, m, lazy, NaN = nodata; what lies outside the contract's range is nodata as well."""
+    decoding = Decoding(
+        (1,),
+        nodata=_numbers([dem.nodata]),
+        valid_range=ELEVATION.valid_range,
+        collar_px=COLLAR_PX if dem.zero_is_nodata else 0,
+    )
+    coords = {name: coord for name, coord in xr_coords(geobox).items() if name in ("y", "x")}
+    layer = _lazy(dem.path, geobox, decoding=decoding)[0]
+    return xr.DataArray(layer, coords, ("y", "x"), name=ELEVATION.name, attrs=ELEVATION.attrs())

@@ -1,0 +1,138 @@
+"""What the command line does beside the flows: simulate, evaluate, list and train networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import shapely
+import torch
+
+from catalog.schema import InputError
+from catalog.simulated import write_simulated_event
+from catalog.tiles import read_landslide4sense
+from catalog.truth import class_raster, epsg_of, is_raster, polygons_of, read_polygons, read_strips, valid_ground
+from models.cards import WEIGHTS_DIR, ModelCard, load_card, save_model
+from models.mffenet import EfficientNetLiteTaps
+from models.pretrained import load_imagenet
+from models.registry import MODELS, create_model
+from models.training import TrainConfig, Tiles, describe, fit, predict_tiles
+from tasks.appearance import render
+from tasks.evaluation import PixelCounts, area_error, object_scores, pixel_scores, scores
+from tasks.simulation import simulate
+
+THRESHOLDS: Final = tuple(round(0.05 * k, 2) for k in range(4, 18))
+VALIDATION_MAGNIFY: Final = 2
+
+
+def simulate_event(out: Path, *, size_px: int, gsd_m: float, seed: int, sensor: str) -> dict[str, Path]:
+    """The files of a simulated event by role: pre, post, dem, event, truth."""
+    event = simulate(size_px=size_px, gsd_m=gsd_m, seed=seed, sensor=sensor)  # type: ignore[arg-type]
+    return write_simulated_event(event, out, render=lambda epoch, rows: render(event, epoch=epoch, rows=rows))  # type: ignore[arg-type]
+
+
+def evaluate_product(product: Path, *, truth: str, aoi: Path | None, valid: Path | None) -> dict[str, Any]:
+    """Pixel scores, object detection and area error of a product against a reference map.
+
+    Raises: InputError when product or reference cannot be read, or nothing of the product lies on the reference.
+    """
+    classes = class_raster(product)
+    epsg = epsg_of(classes)
+    area = read_polygons(str(aoi), epsg=epsg) if aoi else None
+    reference = Path(truth) if is_raster(truth) else read_polygons(truth, epsg=epsg)
+    counts = PixelCounts()
+    for strip in read_strips(classes, truth=reference, aoi=area, valid=valid):
+        counts += pixel_scores(strip.predicted, strip.truth, strip.valid)
+    result: dict[str, Any] = {"product": str(product), "truth": truth, "pixels": scores(counts)}
+    if counts.tp + counts.fp + counts.fn + counts.tn == 0:
+        raise InputError(f"{product}: no observed pixel lies on the reference {truth}; check that they overlap")
+    if not isinstance(reference, Path):
+        ground = shapely.union_all(valid_ground(classes, aoi=area, valid=valid).geometry.to_numpy())
+        predicted = polygons_of(classes, value=1)
+        shapely.prepare(ground)
+        reference = reference[shapely.intersects(reference.geometry.to_numpy(), ground)]
+        result["objects"] = object_scores(predicted, reference, valid=ground)
+        result["area"] = area_error(predicted, reference, valid=ground)
+    return result
+
+
+def list_models() -> list[dict[str, Any]]:
+    """The registered networks with what their cards say."""
+    rows = []
+    for entry in MODELS.values():
+        weights = WEIGHTS_DIR / f"{entry.name}.safetensors"
+        card = load_card(weights) if weights.is_file() else None
+        rows.append({
+            "name": entry.name,
+            "summary": entry.summary,
+            "bands": ", ".join(entry.bands),
+            "gsd_m": "{:g}-{:g}".format(*card.gsd_range_m) if card else "as trained",
+            "parameters": f"{entry.parameters:,}",
+            "weights": f"shipped, {weights.stat().st_size / 1e6:.1f} MB" if card else "none shipped",
+            "licence": card.licence if card else "-",
+            "metrics": ", ".join(f"{k} {v}" for k, v in card.metrics.items()) if card else "-",
+        })  # fmt: skip
+    return rows
+
+
+def fit_network(
+    tiles: Path, *, model: str, config: TrainConfig, without_blocks: str, on_step: Callable[[int, float], None]
+) -> torch.nn.Module:
+    """The network trained on the training tiles, from ImageNet weights where the encoder has them."""
+    torch.manual_seed(config.seed)
+    network = create_model(model)
+    if isinstance(network.backbone, EfficientNetLiteTaps):
+        load_imagenet(network)  # type: ignore[arg-type]
+    images, masks = read_landslide4sense(tiles, split="train", without_blocks=without_blocks)
+    return fit(network, Tiles(images, masks), config, on_step=on_step)
+
+
+def publish_network(
+    network: torch.nn.Module, tiles: Path, *, out: Path, model: str, config: TrainConfig, without_blocks: str
+) -> ModelCard:
+    """Weights and card in a folder, the threshold chosen on the validation tiles."""
+    images, masks = read_landslide4sense(tiles, split="validation", without_blocks=without_blocks)
+    train_images, _ = read_landslide4sense(tiles, split="train", without_blocks=without_blocks)
+    probability = predict_tiles(network, images, magnify=VALIDATION_MAGNIFY)
+    truth = masks == 1
+    counts = {t: _counts(probability >= t, truth) for t in THRESHOLDS}
+    threshold = max(counts, key=lambda t: scores(counts[t])["f1"] or 0.0)
+    best = scores(counts[threshold])
+    metrics = {f"validation_{k}": round(float(best[k] or 0), 3) for k in ("precision", "recall", "f1", "iou")}
+    card = {
+        "name": model,
+        "architecture": model,
+        "bands": MODELS[model].bands,
+        "gsd_range_m": (3.0, 12.5),
+        "lattice_gsd_m": LATTICE_GSD_M,
+        "window_px": WINDOW_PX,
+        "threshold": threshold,
+        "median_luminance": float(np.median(train_images[::5].mean(axis=-1))),
+        "licence": "GPL-3.0-or-later (weights); data MIT",
+        "data": "Landslide4Sense RGB tiles, Sentinel-2 10 m, MIT (Ghorbanzadeh et al. 2022); ImageNet encoder weights",
+        "split": (
+            f"{len(train_images)} training and {len(images)} validation tiles of the published split, id blocks "
+            f"{sorted(without_blocks)} left out (B looks like Hokkaido); last iteration, threshold by validation F1"
+        ),
+        "training": describe(config),
+        "metrics": metrics,
+        "limits": LIMITS,
+    }
+    return save_model(network, out, card=card)
+
+
+LATTICE_GSD_M: Final = (3.0, 12.5)
+WINDOW_PX: Final = 256
+LIMITS: Final = (
+    "Plain RGB: bare fields, river beds, roads and quarries look like landslides; use pre-event imagery and a DEM.",
+    "Trained on tiles that hold landslides: it over-warns where there are none.",
+    "Training labels are coarse and shifted by 1-2 px in places; thin slides are thickened.",
+    "Validation tiles come from the training tiles' regions: new regions score lower.",
+)
+
+
+def _counts(predicted: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> PixelCounts:
+    tp = int((predicted & truth).sum())
+    return PixelCounts(tp, int(predicted.sum()) - tp, int(truth.sum()) - tp, int((~predicted & ~truth).sum()))

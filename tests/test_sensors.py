@@ -1,0 +1,78 @@
+import json
+
+import pytest
+
+from catalog.config import data_dir
+from catalog.schema import BANDS, InputError
+from catalog.sensors import SENSORS, reflectance_offset, sensor
+
+
+def test_sensor_unknown_names_the_known_ones():
+    with pytest.raises(InputError, match="`worldview`; expected one of sentinel2-l2a, landsat-c2-l2"):
+        sensor("worldview")
+
+
+@pytest.mark.parametrize("entry", SENSORS.values(), ids=SENSORS)
+def test_sensor_has_canonical_bands_in_order(entry):
+    assert list(entry.bands) == [band for band in BANDS if band in entry.bands]
+
+
+@pytest.mark.parametrize("entry", SENSORS.values(), ids=SENSORS)
+def test_sensor_requires_only_bands_it_has(entry):
+    assert set(entry.required) <= set(entry.bands)
+
+
+@pytest.mark.parametrize("entry", SENSORS.values(), ids=SENSORS)
+def test_sensor_puts_each_band_in_its_own_place(entry):
+    places = [source.index for source in entry.bands.values()]
+    assert sorted(places) == list(range(1, len(places) + 1))
+
+
+@pytest.mark.parametrize(
+    ("properties", "asset", "expected"),
+    [
+        ({"s2:processing_baseline": "02.12"}, {}, 0.0),
+        ({"s2:processing_baseline": "04.00"}, {}, -0.1),
+        ({"s2:processing_baseline": "N05.09"}, {}, -0.1),
+        ({}, {"raster:bands": [{"offset": -0.1}]}, -0.1),
+        ({"s2:processing_baseline": "05.09"}, {"raster:bands": [{"offset": 0}]}, -0.1),
+        ({"s2:processing_baseline": "05.09", "earthsearch:boa_offset_applied": True}, {}, 0.0),
+        ({}, {}, 0.0),
+    ],
+)
+def test_reflectance_offset_follows_the_baseline(properties, asset, expected):
+    assert reflectance_offset(SENSORS["sentinel2-l2a"], "red", properties=properties, asset=asset) == expected
+
+
+def test_reflectance_offset_refuses_a_baseline_without_numbers():
+    with pytest.raises(InputError, match="expected two numbers like 04.00"):
+        reflectance_offset(SENSORS["sentinel2-l2a"], "red", properties={"s2:processing_baseline": "new"}, asset={})
+
+
+def test_reflectance_offset_of_landsat_is_constant():
+    assert reflectance_offset(SENSORS["landsat-c2-l2"], "nir", properties={}, asset={}) == -0.2
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "key", "expected"),
+    [
+        ("stactools-sentinel2/expected__S2A_MSIL2A_20190212T192651_N0212_R013_T07HFE_20201007T160857.SAFE", "red", 0.0),
+        (
+            "stactools-sentinel2/expected__S2B_MSIL2A_20220413T150759_N0400_R025_T33XWJ_20220414T082126.SAFE",
+            "red",
+            -0.1,
+        ),
+        (
+            "stactools-sentinel2/expected__S2A_MSIL2A_20230625T234621_N0509_R073_T01WCP_20230626T022157.SAFE",
+            "red",
+            -0.1,
+        ),
+        ("stactools-sentinel2/expected__S2A_T60CWS_20240109T203651_L2A", "red", -0.1),
+        ("odc-stac/S2B_MSIL2A_20190629T212529_R043_T06VVN_20201006T080531", "B04", 0.0),
+    ],
+)
+def test_reflectance_offset_of_items_as_served(name, key, expected):
+    item = json.loads((data_dir() / "stac" / f"{name}.json").read_text())
+    got = reflectance_offset(SENSORS["sentinel2-l2a"], "red", properties=item["properties"], asset=item["assets"][key])
+    assert got == expected
