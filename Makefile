@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 OUT ?= demo
 
-.PHONY: env demo test lint type bench clean
+.PHONY: env demo test lint type lock bench clean
 
 env: $(STAMP)
 
@@ -29,6 +29,9 @@ type: env
 test: lint type
 	$(BIN)/landslidenet demo --out build/demo --size 1024
 	$(BIN)/pytest
+
+lock:
+	$(BIN)/pip freeze --exclude-editable --disable-pip-version-check > requirements.lock
 
 bench: env
 	$(BIN)/python benchmarks/yardsticks.py

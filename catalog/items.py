@@ -52,7 +52,7 @@ def local_item(path: str | Path, sensor: Sensor, *, time_utc: datetime | None = 
     )
     for name, (href, index) in places.items():
         raster = {"data_type": info.dtype} | ({} if info.nodata is None else {"nodata": info.nodata})
-        item.addfind_asset(name, pystac.Asset(href, extra_fields={BAND_INDEX: index, "raster:bands": [raster]}))
+        item.add_asset(name, pystac.Asset(href, extra_fields={BAND_INDEX: index, "raster:bands": [raster]}))
     return item
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import dask.array as da
 import numpy as np
 import xarray as xr
+from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
@@ -198,7 +199,7 @@ def _fold_classes(stack: FloatArray) -> FloatArray:
 
 
 def _masks(paths: Sequence[str], geobox: GeoBox) -> Any:  # noqa: ANN401 - dask is untyped
-    mask = da.zeros(geobox.shape, dtype=np.uint8, chunks=LAZY_CHUNK_PX)
+    mask = da.zeros(tuple(geobox.shape), dtype=np.uint8, chunks=LAZY_CHUNK_PX)
     for path in paths:
         drawn = _lazy(path, geobox, decoding=Decoding((1,)), method="nearest", fill=0)[0]
         mask = da.maximum(mask, (drawn != 0).astype(np.uint8))
@@ -207,12 +208,9 @@ def _masks(paths: Sequence[str], geobox: GeoBox) -> Any:  # noqa: ANN401 - dask 
 
 def _lazy(path: str, geobox: GeoBox, *, decoding: Decoding, method: Method = "bilinear", fill: float = math.nan) -> Any:  # noqa: ANN401 - dask is untyped
     """`sample` as a lazy (bands, y, x) float32 array; each chunk reads the pixels it needs."""
-    shape = (len(decoding.indexes), *geobox.shape)
     return da.map_blocks(  # type: ignore[no-untyped-call]
         _sample_chunk,
-        chunks=tuple(
-            _cut(size, limit) for size, limit in zip(shape, (shape[0], LAZY_CHUNK_PX, LAZY_CHUNK_PX), strict=True)
-        ),
+        chunks=((len(decoding.indexes),), *(_cut(size) for size in geobox.shape)),
         dtype=np.float32,
         meta=np.empty((0, 0, 0), np.float32),
         path=path,
@@ -223,8 +221,8 @@ def _lazy(path: str, geobox: GeoBox, *, decoding: Decoding, method: Method = "bi
     )
 
 
-def _cut(size: int, limit: int) -> tuple[int, ...]:
-    return tuple(min(limit, size - start) for start in range(0, size, limit))
+def _cut(size: int) -> tuple[int, ...]:
+    return tuple(min(LAZY_CHUNK_PX, size - start) for start in range(0, size, LAZY_CHUNK_PX))
 
 
 def _sample_chunk(
@@ -239,7 +237,9 @@ def _sample_chunk(
     if block_info is None:
         raise InputError(f"{path}: asked for a chunk without its place; expected to run as a block of a Dask array")
     _, (y0, y1), (x0, x1) = block_info[None]["array-location"]
-    return sample(path, geobox[y0:y1, x0:x1], decoding=decoding, method=method, fill=fill)
+    a, _, left, _, e, top = geobox.transform[:6]
+    part = GeoBox((y1 - y0, x1 - x0), Affine(a, 0, left + x0 * a, 0, e, top + y0 * e), geobox.crs)
+    return sample(path, part, decoding=decoding, method=method, fill=fill)
 
 
 # --- elevation -------------------------------------------------------------------------------------------------------
@@ -268,8 +268,8 @@ def describe_dem(path: str | Path, *, allow_geographic: bool = False) -> DemSour
     info = describe_raster(path, allow_geographic=True)
     if info.crs.geographic and not allow_geographic:
         raise InputError(
-            f"{path}: the DEM's CRS {info.crs} is geographic; expected metres; reproject it to the event's UTM zone, or "
-            "pass --dem-reproject"
+            f"{path}: the DEM's CRS {info.crs} is geographic; expected metres; reproject it to the event's UTM zone, "
+            "or pass --dem-reproject"
         )
     scale = max(1.0, max(info.shape) / OVERVIEW_PX)
     shape = tuple(max(1, round(size / scale)) for size in info.shape)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from catalog.config import RunConfig, parse_config
@@ -23,6 +24,9 @@ app = typer.Typer(
     help="From satellite imagery before and after an earthquake to a landslide inventory for QGIS.",
 )
 out_console = Console(highlight=False, soft_wrap=True)
+SERVER_START_S = 180
+"""A busy machine needs longer than Prefect's 20 s to start its embedded server."""
+
 SCORES = ("precision", "recall", "f1", "iou", "mcc")
 err_console = Console(stderr=True, highlight=False)
 
@@ -95,9 +99,26 @@ def run_detect(values: dict[str, Any], *, event: str | None) -> Path:
 
 
 def _in_flow(config: RunConfig) -> Path:
-    from flows.detect import detect as detect_flow
+    """Run the flow with progress bars on stderr; without a Prefect server one is started for the run."""
+    from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
 
-    return Path(detect_flow(config))
+    from flows.detect import detect as detect_flow
+    from tasks.steps import on_progress
+
+    bars: dict[str, TaskID] = {}
+    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, console=err_console) as progress,
+        temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S}),
+    ):
+
+        def follow(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total)
+            progress.update(bars[stage], completed=done, total=total)
+
+        on_progress(follow)
+        return Path(detect_flow(config))
 
 
 @app.command()

@@ -55,8 +55,9 @@ HALO_PX: Final = 4
 
 
 def render(event: SimulatedEvent, *, epoch: Epoch, rows: slice) -> NDArray[Any]:
-    """A strip of imagery, (band, y, x): uint8 for the 8-bit sensors, uint16 reflectance x 10000 for Sentinel-2; nodata 0.
+    """A strip of imagery, (band, y, x): uint8 for the 8-bit sensors, uint16 for Sentinel-2; nodata 0.
 
+    Sentinel-2's digital numbers are reflectance x 10000, without the offset of its later baselines.
     The bands are in the order of `event.band_names`; `rows` is a slice of the scene's rows with both ends given.
     """
     state = event.epochs[epoch]
@@ -222,7 +223,7 @@ def _spline(field: FloatArray, at: IntArray, factor: int, *, axis: int) -> Float
 
 
 def _shifted(image: FloatArray, shift_px: tuple[float, float]) -> FloatArray:
-    """The image moved so that ground at pixel p shows at p - shift, 0 <= shift < 1; linear, the last row and column stay."""
+    """The image moved so that ground at pixel p shows at p - shift, 0 <= shift < 1 (linear)."""
     moved = image
     for axis, shift in ((1, shift_px[0]), (2, shift_px[1])):
         moved = moved + np.float32(shift) * (np.roll(moved, -1, axis=axis) - moved)

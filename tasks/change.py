@@ -1,7 +1,7 @@
 """What changed between two epochs, pixel by pixel, and how unusual that is on ground that did not.
 
-A feature is one decorated kernel over the bands of both epochs. It exists for a pair of scenes when both have its bands,
-and for a pixel when both epochs show all of them. Pre must be aligned with post and brought to its radiometry before.
+A feature is one decorated kernel over the bands of both epochs. It exists for a pair of scenes when both have its
+bands, and for a pixel when both epochs show all of them. Pre must be aligned with post and have its radiometry.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ChangeFeature:
     """Robust z-score on stable ground; None for angles, whose noise depends on the size of the change."""
 
     def bands(self, shared: Iterable[str]) -> tuple[str, ...] | None:
-        """The bands it takes of those both epochs have, in the contract's order; None when one is missing."""
+        """Bands it takes of those both epochs have, in the contract's order; None when one is missing."""
         present = set(shared)
         wanted = self.needs or tuple(name for name in BANDS if name in present)
         return wanted if wanted and present.issuperset(wanted) else None
@@ -65,7 +65,7 @@ CHANGE: Final[dict[str, ChangeFeature]] = {}
 def change_feature(
     variable: Variable, *, needs: tuple[str, ...], score: str | None = None
 ) -> Callable[[Kernel], Kernel]:
-    """A decorator that enters a kernel in `CHANGE`; `score` names the z-score that comes with a measured scaling."""
+    """Enter a kernel in `CHANGE`; `score` names the z-score that comes with a measured scaling."""
     scaled = (
         None if score is None else _variable(score, "1", f"{variable.long_name}, robust z-score", (-1e7, 1e7), _HAMPEL)
     )
@@ -98,7 +98,14 @@ def _spectrum(bands: Bands) -> FloatArray:
 
 
 def _norm(spectrum: FloatArray) -> FloatArray:
-    return np.sqrt(np.sum(spectrum * spectrum, axis=0))
+    length: FloatArray = np.sqrt((spectrum * spectrum).sum(axis=0))
+    return length
+
+
+def _unit(spectrum: FloatArray) -> FloatArray:
+    """Spectra of length one; NaN for black."""
+    length = _norm(spectrum)
+    return np.divide(spectrum, length, out=np.full_like(spectrum, np.nan), where=length > 0)
 
 
 def _ratio(part: FloatArray, whole: FloatArray, *, of: Bands) -> FloatArray:
@@ -164,20 +171,20 @@ def spectral_angle_deg(pre: Bands, post: Bands) -> FloatArray:
     Source: Kruse et al. (1993), spectral angle; as 2 arctan2(|u - v|, |u + v|) of the unit spectra (Kahan 2006),
     since an arccos of float32 cannot tell angles below 0.03 degrees.
     """
-    u, v = (
-        spectrum / np.where(_norm(spectrum) > 0, _norm(spectrum), np.nan) for spectrum in map(_spectrum, (pre, post))
-    )
-    return np.degrees(2 * np.arctan2(_norm(u - v), _norm(u + v)))
+    u, v = _unit(_spectrum(pre)), _unit(_spectrum(post))
+    angle: FloatArray = np.degrees(2 * np.arctan2(_norm(u - v), _norm(u + v)))
+    return angle
 
 
 @change_feature(
-    _variable("brightness_change", "1", "change of mean visible reflectance, post less pre", (-100, 100), _MALILA),
+    _variable("brightness_change", "1", "change of mean visible reflectance", (-100, 100), "mean of the visible"),
     needs=("red", "green", "blue"),
     score="brightness_score",
 )
 def brightness_change(pre: Bands, post: Bands) -> FloatArray:
     """Change of the mean of red, green and blue, post less pre: positive where soil or rock was bared."""
-    return _spectrum(post).mean(axis=0) - _spectrum(pre).mean(axis=0)
+    mean: FloatArray = (_spectrum(post) - _spectrum(pre)).mean(axis=0)
+    return mean
 
 
 def _green_share(bands: Bands) -> FloatArray:
@@ -212,7 +219,7 @@ class ChangeScaling:
 
 
 def measure_scaling(sample: Mapping[str, FloatArray]) -> ChangeScaling:
-    """The scaling of change features on stable ground, found in a sample of their values.
+    """Scaling of change features on stable ground, found in a sample of their values.
 
     sample : feature -> values of the same pixels, any shape, NaN = not observed; features without a score are ignored.
     Three rounds of medians and spreads drop the pixels beyond 3 spreads in any of them, so that landslides neither
@@ -258,7 +265,7 @@ def _score(values: FloatArray, *, median: float, spread: float) -> FloatArray:
 
 
 def variables(shared: Iterable[str]) -> tuple[Variable, ...]:
-    """The variables that `change` makes, with a scaling, of two epochs with these bands in common."""
+    """Variables that `change` makes, with a scaling, of two epochs with these bands in common."""
     names = tuple(shared)
     features = [feature for feature in CHANGE.values() if feature.bands(names) is not None]
     scores = [feature.score for feature in features if feature.score is not None]

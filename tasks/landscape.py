@@ -128,7 +128,7 @@ def _eroded_relief(side_px: int, gsd_m: float, rng: Generator) -> Float64Array:
         relief = relief - (ndimage.gaussian_filter(rise, stride / 2) if stride > 1 else rise)
     relief = ndimage.gaussian_filter(relief, 0.45)
     relief *= MEAN_SLOPE / np.hypot(*np.gradient(relief, gsd_m)).mean()
-    return relief - relief.min() + 350.0
+    return np.asarray(relief - relief.min() + 350.0)
 
 
 def _incise(elevation: Float64Array, gsd_m: float, rounds: int) -> Float64Array:
@@ -144,7 +144,7 @@ def _incise(elevation: Float64Array, gsd_m: float, rounds: int) -> Float64Array:
         power = 0.045 * (catchment / gsd_m**2) ** AREA_EXPONENT
         surface = surface - drop * np.minimum(power, 0.7)
         surface = surface + 0.08 * ndimage.laplace(surface, mode="nearest")
-    return surface
+    return np.asarray(surface)
 
 
 def _steepest_drop(surface: Float64Array) -> Float64Array:
@@ -203,7 +203,7 @@ def find_roads(landscape: Landscape, rng: Generator, *, count: int) -> list[Floa
     roads = []
     for _ in range(count):
         ends = flat[rng.integers(len(flat), size=2)]
-        cells, _ = route_through_array(cost, ends[0], ends[1], geometric=True)
+        cells, _ = route_through_array(cost, ends[0], ends[1], geometric=True)  # type: ignore[no-untyped-call]
         line = ndimage.gaussian_filter1d(np.array(cells, np.float64) * stride, 1.5, axis=0, mode="nearest")
         if len(line) > 8:
             roads.append(line[:, ::-1].astype(np.float32) + 0.5)

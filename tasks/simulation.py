@@ -18,6 +18,7 @@ import shapely.affinity
 from numpy.random import PCG64, Generator
 from numpy.typing import NDArray
 from rasterio.features import shapes
+from shapely.geometry.base import BaseGeometry
 
 from catalog.schema import FloatArray, InputError
 from tasks.landscape import Landscape, find_roads, fractal, grow_clouds, grow_landscape
@@ -25,7 +26,6 @@ from tasks.slides import SMALLEST_PX, draw_areas, peak_acceleration, place_slide
 
 Sensor = Literal["rgb8", "rgbnir8", "sentinel2-l2a"]
 Epoch = Literal["pre", "post"]
-Float64Array = NDArray[np.float64]
 
 BAND_NAMES: Final[Mapping[Sensor, tuple[str, ...]]] = MappingProxyType(
     {
@@ -35,6 +35,9 @@ BAND_NAMES: Final[Mapping[Sensor, tuple[str, ...]]] = MappingProxyType(
     }
 )
 LARGEST_FRACTION: Final = 0.012
+"""Of the scene, for small scenes."""
+LARGEST_M2: Final = 1.0e6
+"""For large ones: few landslides of an earthquake of this size are larger."""
 LANDSLIDE_FRACTION: Final = 0.03
 """Part of the scene that slides; Landslide4Sense tiles hold 4.4 %."""
 MIN_SIZE_PX, MAX_SIZE_PX = 192, 16384
@@ -201,11 +204,10 @@ def _landslides(
 ) -> NDArray[np.object_]:
     """Draw areas up to the part of the scene that slides, and place them where the shaking brings slopes down."""
     scene_m2 = (size_px * gsd_m) ** 2
-    target_m2 = LANDSLIDE_FRACTION * scene_m2 * rng.uniform(1.0, 1.35)
+    target_m2 = LANDSLIDE_FRACTION * scene_m2 * rng.uniform(1.15, 1.6)
     smallest_m2 = SMALLEST_PX * gsd_m**2
-    draws = draw_areas(
-        rng, int(target_m2 / smallest_m2) + 1, smallest_m2=smallest_m2, largest_m2=LARGEST_FRACTION * scene_m2
-    )
+    largest_m2 = max(min(LARGEST_FRACTION * scene_m2, LARGEST_M2), 40 * smallest_m2)
+    draws = draw_areas(rng, int(target_m2 / smallest_m2) + 1, smallest_m2=smallest_m2, largest_m2=largest_m2)
     areas_m2 = np.sort(draws[: np.searchsorted(np.cumsum(draws), target_m2) + 1])[::-1]
     cells = (np.arange(landscape.elevation_m.shape[0]) + 0.5) * landscape.gsd_m
     x_km, y_km = (origin[0] + cells - quake.x_m) / 1e3, (origin[1] - cells - quake.y_m) / 1e3
@@ -232,7 +234,7 @@ def _cloud_outlines(epochs: Mapping[Epoch, EpochState], factor: int, size_px: in
     return gpd.GeoDataFrame({"epoch": [e for e, _ in rows]}, geometry=[g for _, g in rows])
 
 
-def _outlines(mask: NDArray[np.bool_], factor: int) -> list[shapely.Geometry]:
+def _outlines(mask: NDArray[np.bool_], factor: int) -> list[BaseGeometry]:
     """Trace the connected parts of a coarse mask as polygons in pixels."""
     found = [shapely.geometry.shape(geometry) for geometry, _ in shapes(mask.astype(np.uint8), mask=mask)]
     return [shapely.affinity.scale(polygon, factor, factor, origin=(0, 0)) for polygon in found]

@@ -43,6 +43,12 @@ def box(rows, cols, *, gsd=10.0, left=LEFT, top=TOP, epsg=32654):
     return GeoBox((rows, cols), Affine(gsd, 0, left, 0, -gsd, top), f"EPSG:{epsg}")
 
 
+def cut(geobox, rows, cols=slice(None)):
+    (y0, y1, _), (x0, x1, _) = (part.indices(size) for part, size in zip((rows, cols), geobox.shape, strict=True))
+    step, left, top = geobox.resolution.x, geobox.transform.c, geobox.transform.f
+    return GeoBox((y1 - y0, x1 - x0), Affine(step, 0, left + x0 * step, 0, -step, top - y0 * step), geobox.crs)
+
+
 def test_read_epoch_is_the_identity_on_an_aligned_grid(tmp_path):
     data = picture(30, 40)
     scene = read_epoch(epoch_of(write(tmp_path / "a.tif", data)), box(30, 40))[0].compute()
@@ -65,7 +71,7 @@ def test_read_epoch_is_lazy(tmp_path):
         box(24, 30, left=LEFT + 3.7, top=TOP + 41.3),
         box(61, 83, gsd=3.3),
         box(9, 12, gsd=31.7),
-        box(40, 40, gsd=11.3, epsg=32653, left=1_073_000.0, top=4_761_500.0),
+        box(40, 40, gsd=11.3, epsg=32653, left=1074158.0, top=4760456.0),
     ],
     ids=["aligned", "shifted", "finer", "coarser", "reprojected"],
 )
@@ -76,7 +82,7 @@ def test_read_epoch_in_halves_equals_the_whole(tmp_path, geobox):
     row, col = geobox.shape[0] // 3, geobox.shape[1] // 2
     for rows in (slice(0, row), slice(row, None)):
         for cols in (slice(0, col), slice(col, None)):
-            part = read_epoch(epoch, geobox[rows, cols])[0].compute()
+            part = read_epoch(epoch, cut(geobox, rows, cols))[0].compute()
             for band in epoch.bands:
                 np.testing.assert_array_equal(part[band], whole[band][rows, cols])
 
@@ -268,7 +274,7 @@ def test_read_elevation_in_halves_equals_the_whole(tmp_path):
     dem[:10], dem[20:24, 20:24] = 0, -9999
     source, geobox = describe_dem(write(tmp_path / "dem.tif", dem, nodata=-9999)), box(60, 60, gsd=7.1)
     whole = read_elevation(source, geobox).compute()
-    halves = [read_elevation(source, geobox[rows]).compute() for rows in (slice(0, 23), slice(23, None))]
+    halves = [read_elevation(source, cut(geobox, rows)).compute() for rows in (slice(0, 23), slice(23, None))]
     np.testing.assert_array_equal(np.concatenate(halves), whole)
 
 

@@ -55,24 +55,25 @@ def test_reflectance_offset_of_landsat_is_constant():
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    ("name", "key", "expected"),
+    ("start", "key", "expected"),
     [
-        ("stactools-sentinel2/expected__S2A_MSIL2A_20190212T192651_N0212_R013_T07HFE_20201007T160857.SAFE", "red", 0.0),
+        ("expected__S2A_MSIL2A_20190212T192651_N0212", "red", 0.0),
         (
-            "stactools-sentinel2/expected__S2B_MSIL2A_20220413T150759_N0400_R025_T33XWJ_20220414T082126.SAFE",
+            "expected__S2B_MSIL2A_20220413T150759_N0400",
             "red",
             -0.1,
         ),
         (
-            "stactools-sentinel2/expected__S2A_MSIL2A_20230625T234621_N0509_R073_T01WCP_20230626T022157.SAFE",
+            "expected__S2A_MSIL2A_20230625T234621_N0509_R073_T01WCP",
             "red",
             -0.1,
         ),
-        ("stactools-sentinel2/expected__S2A_T60CWS_20240109T203651_L2A", "red", -0.1),
-        ("odc-stac/S2B_MSIL2A_20190629T212529_R043_T06VVN_20201006T080531", "B04", 0.0),
+        ("expected__S2A_T60CWS", "red", -0.1),
+        ("S2B_MSIL2A_20190629T212529_R043_T06VVN_20201006T080531", "B04", 0.0),
     ],
 )
-def test_reflectance_offset_of_items_as_served(name, key, expected):
-    item = json.loads((data_dir() / "stac" / f"{name}.json").read_text())
+def test_reflectance_offset_of_items_as_served(start, key, expected):
+    path = next((data_dir() / "stac").glob(f"*/{start}*.json"))
+    item = json.loads(path.read_text())
     got = reflectance_offset(SENSORS["sentinel2-l2a"], "red", properties=item["properties"], asset=item["assets"][key])
     assert got == expected

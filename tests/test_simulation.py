@@ -13,7 +13,8 @@ from catalog.schema import InputError
 from catalog.simulated import write_simulated_event
 from tasks.appearance import render, upsampled
 from tasks.landscape import catchment_area, drained, fractal
-from tasks.simulation import MALAMUD_RHO, draw_areas, peak_acceleration, simulate
+from tasks.simulation import simulate
+from tasks.slides import MALAMUD_RHO, draw_areas, peak_acceleration
 
 
 @pytest.fixture(scope="module")

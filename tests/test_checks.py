@@ -1,0 +1,300 @@
+import json
+import threading
+from datetime import UTC, datetime
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import geopandas
+import numpy as np
+import pystac
+import pytest
+import rasterio
+from affine import Affine
+from shapely.geometry import box, mapping
+
+from catalog.checks import check_inputs
+from catalog.config import Event, RunConfig
+from catalog.scenes import read_epoch
+from catalog.schema import InputError
+
+LEFT, TOP = 583_200.0, 4_737_000.0
+EVENT = Event(id="e", time_utc=datetime(2018, 9, 5, 18, tzinfo=UTC), longitude=142, latitude=42.7)
+BEFORE, AFTER = datetime(2018, 8, 1, tzinfo=UTC), datetime(2018, 9, 11, tzinfo=UTC)
+
+
+def write(path, data, *, gsd=10.0, left=LEFT, top=TOP, epsg=32654):
+    profile = {"driver": "GTiff", "count": len(data), "height": data.shape[1], "width": data.shape[2]}
+    transform = Affine(gsd, 0, left, 0, -gsd, top)
+    with rasterio.open(path, "w", **profile, dtype=data.dtype, transform=transform, crs=f"EPSG:{epsg}") as out:
+        out.write(data)
+    return str(path)
+
+
+def picture(*, bands=3, size=60, dtype=np.uint8, low=20, high=200):
+    return np.random.default_rng(0).integers(low, high, (bands, size, size)).astype(dtype)
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Files that fit together."""
+    area = geopandas.GeoDataFrame(geometry=[box(LEFT + 105, TOP - 395, LEFT + 295, TOP - 205)], crs=32654)
+    area.to_crs(4326).to_file(tmp_path / "aoi.geojson", engine="pyogrio")
+    return {
+        "name": "e",
+        "block_px": 256,
+        "post": (write(tmp_path / "post.tif", picture()),),
+        "pre": (write(tmp_path / "pre.tif", picture()),),
+        "dem": write(tmp_path / "dem.tif", np.full((1, 20, 20), 300, np.int16), gsd=30.0),
+        "mask": (write(tmp_path / "mask.tif", np.zeros((1, 60, 60), np.uint8)),),
+        "aoi": str(tmp_path / "aoi.geojson"),
+        "event": EVENT,
+        "post_time_utc": AFTER,
+        "pre_time_utc": BEFORE,
+    }
+
+
+def checked(given, **changes):
+    return check_inputs(RunConfig(**{**given, **changes}))
+
+
+def refused(match, given, **changes):
+    with pytest.raises(InputError, match=match):
+        checked(given, **changes)
+
+
+def test_check_inputs_of_files_that_fit(given):
+    inputs = checked(given)
+    assert (inputs.grid.epsg, inputs.grid.gsd_m) == (32654, 10.0)
+    assert inputs.pre is not None
+    assert inputs.dem is not None
+    assert inputs.not_used == ()
+    assert inputs.warnings == ()
+
+
+def test_check_inputs_grid_is_cut_by_the_area(given):
+    grid = checked(given).grid
+    west, south, east, north = grid.geobox_of(grid.scene).boundingbox.bbox
+    assert (west, east) == (LEFT + 100, LEFT + 300)
+    assert (south, north) == (TOP - 400, TOP - 200)
+
+
+def test_check_inputs_grid_covers_all_post_scenes(given, tmp_path):
+    second = write(tmp_path / "second.tif", picture(), left=LEFT + 300)
+    assert checked(given, post=(*given["post"], second), aoi=None).grid.scene.shape == (60, 90)
+
+
+def test_check_inputs_says_what_is_not_used(given):
+    told = checked(given, pre=(), dem=None, aoi=None, event=None).not_used
+    assert [sentence.split(":")[0] for sentence in told] == [
+        "no pre-event imagery",
+        "no DEM",
+        "no area of interest",
+        "no event",
+    ]
+
+
+def test_check_inputs_warns_of_unknown_times(given):
+    warnings = checked(given, post_time_utc=None).warnings
+    assert any("time of the post-event imagery is not known" in told for told in warnings)
+
+
+def test_check_inputs_warns_of_a_dem_that_covers_a_part(given, tmp_path):
+    small = write(tmp_path / "small.tif", np.full((1, 10, 5), 300, np.int16), gsd=30.0)
+    assert checked(given, dem=small, aoi=None).warnings == (
+        "the DEM covers 12% of the area to process: the rest is mapped without it",
+    )
+
+
+def test_check_inputs_warns_of_a_sentinel_file_without_baseline(given, tmp_path):
+    post = write(tmp_path / "s2.tif", picture(bands=7, dtype=np.uint16, low=300, high=4000))
+    given = {**given, "sensor": "sentinel2-l2a", "post": (post,), "pre": ()}
+    after = datetime(2024, 1, 2, tzinfo=UTC)
+    assert any("processing baseline is not known" in told for told in checked(given, post_time_utc=after).warnings)
+
+
+def test_check_inputs_unknown_sensor(given):
+    refused("expected one of sentinel2-l2a", given, sensor="worldview")
+
+
+def test_check_inputs_geographic_imagery(given, tmp_path):
+    refused("is geographic", given, post=(write(tmp_path / "g.tif", picture(), epsg=4326, gsd=1e-4, left=142, top=42),))
+
+
+def test_check_inputs_pre_elsewhere(given, tmp_path):
+    pre = write(tmp_path / "far.tif", picture(), left=LEFT + 90_000)
+    refused("the pre-event imagery does not overlap", given, pre=(pre,))
+
+
+def test_check_inputs_dem_elsewhere(given, tmp_path):
+    dem = write(tmp_path / "far.tif", np.full((1, 9, 9), 300, np.int16), left=LEFT + 90_000)
+    refused("the DEM does not overlap", given, dem=dem)
+
+
+def test_check_inputs_mask_elsewhere(given, tmp_path):
+    mask = write(tmp_path / "far.tif", np.zeros((1, 9, 9), np.uint8), left=LEFT + 90_000)
+    refused("the mask does not overlap", given, mask=(mask,))
+
+
+def geographic_dem(tmp_path):
+    return write(tmp_path / "g.tif", np.full((1, 90, 90), 300, np.int16), epsg=4326, gsd=3e-4, left=142.01, top=42.79)
+
+
+def test_check_inputs_geographic_dem(given, tmp_path):
+    refused("pass --dem-reproject", given, dem=geographic_dem(tmp_path))
+
+
+def test_check_inputs_geographic_dem_when_allowed(given, tmp_path):
+    assert checked(given, dem=geographic_dem(tmp_path), dem_reproject=True).dem.gsd_m == pytest.approx(24.5, abs=0.1)
+
+
+def test_check_inputs_wrong_dtype(given, tmp_path):
+    refused("got uint16; sensor rgb8 expects uint8", given, post=(write(tmp_path / "a.tif", picture(dtype=np.uint16)),))
+
+
+def test_check_inputs_8bit_values_in_a_reflectance_sensor(given, tmp_path):
+    post = write(tmp_path / "a.tif", picture(bands=7, dtype=np.uint16))
+    refused("looks like 8-bit", given, post=(post,), pre=(), sensor="sentinel2-l2a")
+
+
+def test_check_inputs_values_beyond_the_scale(given, tmp_path):
+    post = write(tmp_path / "a.tif", picture(bands=4, dtype=np.uint16, low=40_000, high=60_000))
+    refused("half of its values are above 20000", given, post=(post,), pre=(), sensor="planetscope-4b")
+
+
+def test_check_inputs_imagery_without_a_valid_pixel(given, tmp_path):
+    post = write(tmp_path / "a.tif", np.zeros((3, 60, 60), np.uint8))
+    refused("holds no valid pixel", given, post=(post,))
+
+
+def test_check_inputs_band_missing(given):
+    refused(r"band\(s\) nir missing", given, sensor="rgbnir8")
+
+
+def test_check_inputs_post_before_the_event(given):
+    refused("post-event imagery: got a scene of 2018-08-01.*after the event", given, post_time_utc=BEFORE)
+
+
+def test_check_inputs_pre_after_the_event(given):
+    refused("pre-event imagery: got a scene of 2018-09-11.*before the event", given, pre_time_utc=AFTER)
+
+
+def test_check_inputs_pre_not_before_post(given):
+    refused("before the post-event imagery", given, pre_time_utc=AFTER, event=None)
+
+
+def test_check_inputs_no_raster(given, tmp_path):
+    (tmp_path / "a.tif").write_text("hello")
+    refused("cannot be read as a raster", given, post=(str(tmp_path / "a.tif"),))
+
+
+def test_check_inputs_area_elsewhere(given, tmp_path):
+    geopandas.GeoDataFrame(geometry=[box(10, 50, 11, 51)], crs=4326).to_file(tmp_path / "far.gpkg", engine="pyogrio")
+    refused("does not overlap the post-event imagery", given, aoi=str(tmp_path / "far.gpkg"))
+
+
+def test_check_inputs_area_empty(given, tmp_path):
+    (tmp_path / "none.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    refused("area of interest", given, aoi=str(tmp_path / "none.geojson"))
+
+
+def test_check_inputs_area_unreadable(given, tmp_path):
+    refused("cannot be read as an area of interest", given, aoi=str(tmp_path / "no.gpkg"))
+
+
+# --- STAC on loopback ------------------------------------------------------------------------------------------------
+
+
+def item(path, *, at, cloud):
+    area = box(142.01, 42.75, 142.03, 42.79)
+    made = pystac.Item(f"s-{at:%Y%m%d}", mapping(area), list(area.bounds), at, {"eo:cloud_cover": cloud})
+    for index, name in enumerate(("blue", "green", "red", "nir")):
+        made.add_asset(name, pystac.Asset(path[index]))
+    made.properties["s2:processing_baseline"] = "04.00"
+    return made.to_dict()
+
+
+class Api(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self._answer(self.server.root)
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        start, end = asked["datetime"].split("/")
+        found = [i for i in self.server.items if start <= i["properties"]["datetime"] <= end]
+        self._answer({"type": "FeatureCollection", "features": found, "links": []})
+
+    def _answer(self, values):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(values).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def api(tmp_path):
+    data = picture(bands=4, dtype=np.uint16, low=1200, high=4000)
+    paths = [write(tmp_path / f"b{index}.tif", data[index : index + 1]) for index in range(4)]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        links = [{"rel": "self", "href": url}, {"rel": "root", "href": url}]
+        links += [
+            {"rel": "search", "href": f"{url}/search", "type": "application/geo+json", "method": m}
+            for m in ("GET", "POST")
+        ]
+        server.root = {"type": "Catalog", "id": "c", "description": "d", "stac_version": "1.0.0", "links": links}
+        server.root["conformsTo"] = [f"https://api.stacspec.org/v1.0.0/{part}" for part in ("core", "item-search")]
+        server.items = [
+            item(paths, at=datetime(2018, 8, 20, tzinfo=UTC), cloud=5),
+            item(paths, at=datetime(2018, 8, 30, tzinfo=UTC), cloud=5),
+            item(paths, at=datetime(2018, 9, 10, tzinfo=UTC), cloud=90),
+            item(paths, at=datetime(2018, 9, 12, tzinfo=UTC), cloud=10),
+        ]
+        threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True).start()
+        yield url, data, server.items
+        server.shutdown()
+
+
+@pytest.fixture
+def searched(given, api):
+    stac = {"url": api[0], "collection": "s2"}
+    changes = {"post": (), "pre": (), "mask": (), "post_time_utc": None, "pre_time_utc": None}
+    return {**given, **changes, "sensor": "sentinel2-l2a", "stac": stac}
+
+
+def test_check_inputs_searches_stac_nearest_to_the_event_first(searched):
+    inputs = checked(searched)
+    assert inputs.post.ids == ("s-20180912",)
+    assert inputs.pre.ids == ("s-20180830", "s-20180820")
+    assert inputs.warnings == ()
+
+
+def test_check_inputs_stac_scene_is_read_like_a_file(searched, api):
+    inputs = checked(searched)
+    scene = read_epoch(inputs.post, inputs.grid.geobox_of(inputs.grid.scene))[0].compute()
+    expected = api[1][2, 20:40, 10:30] / 10_000 - 0.1
+    np.testing.assert_allclose(scene["red"], expected, atol=1e-6)
+
+
+def test_check_inputs_stac_without_event_time(searched):
+    refused("got no event time", searched, event=None)
+
+
+def test_check_inputs_stac_without_area(searched):
+    refused("got no area of interest", searched, aoi=None)
+
+
+def test_check_inputs_stac_finds_nothing(searched):
+    stac = {**searched["stac"], "max_cloud_percent": 1}
+    refused("nothing in s2 from 2018-09-05", searched, stac=stac)
+
+
+def test_check_inputs_stac_item_without_a_band(searched, api):
+    api[2][-1]["assets"].pop("nir")
+    refused(r"STAC item s-20180912: band\(s\) nir missing: got assets", searched)
+
+
+def test_check_inputs_stac_does_not_answer(searched):
+    refused("no usable answer", searched, stac={"url": "http://127.0.0.1:9", "collection": "s2"})
