@@ -179,7 +179,7 @@ class Decoding:
     picture: bool = False
     """8-bit imagery: a pixel 0 in all bands, or 255 in the first three (a white collar), is nodata."""
     collar_px: int = 0
-    """Where above 0: cells of 0, and those so near to one, are nodata (a DEM that fills with 0)."""
+    """Where above 0: cells of 0, and those so near to one or to the border, are nodata (a DEM that fills with 0)."""
 
 
 def sample(
@@ -261,6 +261,8 @@ def _read(dataset: Any, window: RioWindow, decoding: Decoding) -> FloatArray:  #
     grown = RioWindow(left, top, right - left, bottom - top)
     stored = dataset.read(list(decoding.indexes), window=grown)
     bad = _nodata(stored, decoding)
+    if decoding.collar_px:
+        bad |= _at_edge(grown, dataset.shape, decoding.collar_px)
     if any(MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums):
         bad |= dataset.dataset_mask(window=grown) == 0
     shape = (-1, 1, 1)
@@ -284,6 +286,13 @@ def _nodata(stored: NDArray[Any], decoding: Decoding) -> NDArray[np.bool_]:
     if decoding.collar_px:
         bad |= _near(stored[0] == 0, decoding.collar_px)
     return bad
+
+
+def _at_edge(window: RioWindow, shape: tuple[int, int], px: int) -> NDArray[np.bool_]:
+    """Pixels of a window within `px` of the raster's border: fill went on outside of it, and so did the ramp."""
+    rows, cols = (np.arange(n) + o for n, o in ((window.height, window.row_off), (window.width, window.col_off)))
+    at_row, at_col = ((i < px) | (i >= size - px) for i, size in zip((rows, cols), shape, strict=True))
+    return np.asarray(at_row[:, None] | at_col[None, :])
 
 
 def _near(cells: NDArray[np.bool_], px: int) -> NDArray[np.bool_]:

@@ -253,7 +253,7 @@ class DemSource:
     gsd_m: float
     nodata: float | None
     zero_is_nodata: bool
-    """It holds 0 where it has no data; cells next to those are dropped too."""
+    """It holds 0 where it has no data; cells next to those and at its border are dropped too."""
     fingerprint: str
 
 

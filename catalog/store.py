@@ -118,7 +118,9 @@ def _empty(variable: Variable) -> float:
     return variable.nodata if variable.is_mask else np.nan
 
 
-def write_block(ref: StoreRef, block: Block, data: xr.Dataset, *, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def write_block(
+    ref: StoreRef, block: Block, data: xr.Dataset, *, record: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Compute `data` (exactly the block's pixels), write it as whole shards, then its ledger entry, which is returned.
 
     Raises: StoreError when the data are not the block's pixels, lack a variable, or leave a variable's valid range.
@@ -161,7 +163,10 @@ def encode(variable: Variable, values: np.ndarray[Any, Any], *, where: str) -> n
         return np.ascontiguousarray(values, dtype=variable.dtype)
     low, high = variable.valid_range
     finite = np.isfinite(values)
-    if finite.any() and (np.min(values, where=finite, initial=np.inf) < low - 1e-6 or np.max(values, where=finite, initial=-np.inf) > high + 1e-6):
+    if finite.any() and (
+        np.min(values, where=finite, initial=np.inf) < low - 1e-6
+        or np.max(values, where=finite, initial=-np.inf) > high + 1e-6
+    ):
         got = float(values[finite].min()), float(values[finite].max())
         raise StoreError(f"{where}: {variable.name} is {got} {variable.units}; expected within {variable.valid_range}")
     if variable.dtype == "float32":

@@ -90,11 +90,15 @@ def load_card(weights: Path) -> ModelCard:
     """The card beside a weights file. Raises: ValueError when it is missing or does not fit the weights."""
     path = weights.with_suffix(".json")
     if not path.is_file():
-        raise ValueError(f"model card: {path.name} is missing beside {weights.name}; weights without a card are refused")
+        raise ValueError(
+            f"model card: {path.name} is missing beside {weights.name}; weights without a card are refused"
+        )
     values = json.loads(path.read_text())
     card = ModelCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     if card.weights_sha256 != (got := sha256_of(weights)):
-        raise ValueError(f"model card {path.name}: weights hash is {got[:12]}, the card says {card.weights_sha256[:12]}")
+        raise ValueError(
+            f"model card {path.name}: weights hash is {got[:12]}, the card says {card.weights_sha256[:12]}"
+        )
     return card
 
 

@@ -89,9 +89,7 @@ class SelfGate(nn.Module):
     def __init__(self, features: int, *, groups: int) -> None:
         super().__init__()
         self.C1 = conv_bn_relu(features, features // 2, kernel=3)
-        self.C2 = nn.Sequential(
-            nn.Conv2d(features // 2, groups, 1, bias=False), nn.BatchNorm2d(groups), nn.Sigmoid()
-        )
+        self.C2 = nn.Sequential(nn.Conv2d(features // 2, groups, 1, bias=False), nn.BatchNorm2d(groups), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, features, H, W) -> (B, groups, H, W) in 0..1."""

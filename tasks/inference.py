@@ -229,7 +229,12 @@ def _network_window(
     """
     start_y, weights_y = resampling_matrix(at[0], lattice.window_px, scale=lattice.scale)
     start_x, weights_x = resampling_matrix(at[1], lattice.window_px, scale=lattice.scale)
-    if start_y >= scene.y1 or start_x >= scene.x1 or start_y + weights_y.shape[1] <= scene.y0 or start_x + weights_x.shape[1] <= scene.x0:
+    if (
+        start_y >= scene.y1
+        or start_x >= scene.x1
+        or start_y + weights_y.shape[1] <= scene.y0
+        or start_x + weights_x.shape[1] <= scene.x0
+    ):
         return None
     y = reflect(np.arange(start_y, start_y + weights_y.shape[1]), start=scene.y0, stop=scene.y1) - origin[0]
     x = reflect(np.arange(start_x, start_x + weights_x.shape[1]), start=scene.x0, stop=scene.x1) - origin[1]

@@ -89,7 +89,13 @@ def timed_block(kernel: Callable[..., Any], job: Any, block: Block) -> tuple[Any
 
 
 def run_blocks(
-    stage: str, kernel: Callable[..., dict[str, Any]], job: Any, *, target: StoreRef, client: Client, report: Report  # noqa: ANN401
+    stage: str,
+    kernel: Callable[..., dict[str, Any]],
+    job: Any,
+    *,
+    target: StoreRef,
+    client: Client,
+    report: Report,  # noqa: ANN401
 ) -> StageRecord:
     """The record of a stage whose kernel writes each block of `target`; finished blocks are skipped.
 
@@ -116,18 +122,28 @@ def run_blocks(
         network_s=round(sum(entry.get("network_s", 0.0) for entry in entries), 2),
         windows=sum(entry.get("windows", 0) for entry in entries),
     )
-    logger.info("%s: %d blocks of %s, %d done before, %.1f s", stage, total, target.key, total - len(pending), record.wall_s)
+    logger.info(
+        "%s: %d blocks of %s, %d done before, %.1f s", stage, total, target.key, total - len(pending), record.wall_s
+    )
     return record
 
 
 def collect_blocks(
-    stage: str, kernel: Callable[..., Any], job: Any, *, blocks: Sequence[Block], client: Client, report: Report  # noqa: ANN401
+    stage: str,
+    kernel: Callable[..., Any],
+    job: Any,
+    *,
+    blocks: Sequence[Block],
+    client: Client,
+    report: Report,  # noqa: ANN401
 ) -> tuple[list[Any], StageRecord]:
     """The kernel's results in block order, and the record, of a stage that returns small results."""
     results: dict[int, Any] = {}
     with PeakMemory() as memory:
         started, cpu_s = time.perf_counter(), 0.0
-        for ((index, result), block_cpu_s), done in _map(stage, _Indexed(kernel, tuple(blocks)), job, blocks, client=client):
+        for ((index, result), block_cpu_s), done in _map(
+            stage, _Indexed(kernel, tuple(blocks)), job, blocks, client=client
+        ):
             results[index] = result
             cpu_s += block_cpu_s
             report(done, len(blocks))
@@ -148,7 +164,12 @@ class _Indexed:
 
 
 def _map(
-    stage: str, kernel: Callable[..., Any], job: Any, blocks: Sequence[Block], *, client: Client  # noqa: ANN401
+    stage: str,
+    kernel: Callable[..., Any],
+    job: Any,
+    blocks: Sequence[Block],
+    *,
+    client: Client,  # noqa: ANN401
 ) -> Iterator[tuple[tuple[Any, float], int]]:
     """Results as they come, with how many have; a failed block is raised with its id."""
     queue = iter(blocks)
@@ -167,7 +188,9 @@ def _map(
         except LandslideError as error:
             raise type(error)(f"{stage}, block {named[future.key].id}: {error}") from error
         except (OSError, RuntimeError, ValueError, KeyError, MemoryError) as error:
-            raise StoreError(f"{stage}, block {named[future.key].id} failed: {type(error).__name__}: {error}") from error
+            raise StoreError(
+                f"{stage}, block {named[future.key].id} failed: {type(error).__name__}: {error}"
+            ) from error
         if (block := next(queue, None)) is not None:
             running.add(submit(block))
         yield result, done

@@ -142,7 +142,9 @@ def check(config: RunConfig) -> Prepared:
 
 def _progress(title: str) -> Report:
     """A report that moves a progress artifact of the Prefect UI."""
-    artifact = create_progress_artifact(progress=0.0, key=title.lower().replace(" ", "-"), description=f"{title}: blocks")
+    artifact = create_progress_artifact(
+        progress=0.0, key=title.lower().replace(" ", "-"), description=f"{title}: blocks"
+    )
 
     def report(done: int, total: int) -> None:
         update_progress_artifact(artifact, progress=100.0 * done / max(total, 1))
@@ -259,7 +261,9 @@ def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> preprocess.Coregis
         window = replace(grid.scene, y0=grid.scene.y0 + y0, x0=grid.scene.x0 + x0)
         window = replace(window, y1=window.y0 + side, x1=window.x0 + side)
         before, after = (store.read_window(ref, window) for ref in (pre, post))
-        observed = np.isin(before["quality"].values, OBSERVED_QUALITY) & np.isin(after["quality"].values, OBSERVED_QUALITY)
+        observed = np.isin(before["quality"].values, OBSERVED_QUALITY) & np.isin(
+            after["quality"].values, OBSERVED_QUALITY
+        )
         shifts.append(preprocess.window_shift(_grey(before), _grey(after), observed=observed))
     return preprocess.combine_shifts(shifts)
 
@@ -352,7 +356,9 @@ def inventory(run: Run, *, client: Client) -> Inventory:
         )
         observed_area = area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg)
     if area_px.is_empty:
-        raise InputError("post imagery: no pixel is observed; check the mask, the nodata value and the area of interest")
+        raise InputError(
+            "post imagery: no pixel is observed; check the mask, the nodata value and the area of interest"
+        )
     left, top, right, bottom = (round(v) for v in area_px.bounds)
     window = Window(top - grid.row0, left - grid.col0, bottom - grid.row0, right - grid.col0)
     classes = _burn_classes(run, landslides, client=client)

@@ -22,7 +22,11 @@ def test_registered_model_has_its_stated_parameters_and_shape(entry):
 
 def test_paper_variant_is_exact_part_by_part():
     network = mffenet_resnet101()
-    assert [_count(m) for m in (network.backbone, network.aspp, network.decoder)] == [42_500_160, 15_535_104, 13_321_226]
+    assert [_count(m) for m in (network.backbone, network.aspp, network.decoder)] == [
+        42_500_160,
+        15_535_104,
+        13_321_226,
+    ]
 
 
 def test_model_size_error_names_the_fitting_size():
@@ -41,7 +45,9 @@ def test_published_checkpoint_loads_with_prefix_and_auxiliary_output(tmp_path):
     state["module.decoder.domain_conv.weight"] = torch.zeros(2, 64, 1, 1)
     torch.save({"state_dict": state}, tmp_path / "best.pth")
     loaded = load_published_checkpoint(create_model("mffenet-lite0"), tmp_path / "best.pth")
-    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(source.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
 
 
 def test_published_checkpoint_that_does_not_fit_names_the_keys(tmp_path):

@@ -260,8 +260,9 @@ def test_read_elevation_drops_zero_fill_and_its_ramp(tmp_path):
     source = describe_dem(write(tmp_path / "dem.tif", dem, nodata=-9999))
     elevation = read_elevation(source, box(40, 40)).compute()
     assert source.zero_is_nodata
-    assert np.isnan(elevation[:12]).all()
-    np.testing.assert_array_equal(elevation[12:], dem[12:])
+    kept = (slice(12, 38), slice(2, 38))  # two cells off the fill, and off the file's border
+    np.testing.assert_array_equal(elevation[kept], dem[kept])
+    assert np.isfinite(elevation).sum() == 26 * 36
 
 
 def test_describe_dem_keeps_a_coast_at_zero(tmp_path):
@@ -309,5 +310,5 @@ def test_read_elevation_of_jiuzhaigou_has_no_fill():
     geobox = GeoBox(info.shape, Affine(*info.transform), info.crs)
     elevation = read_elevation(source, geobox).compute()
     assert source.zero_is_nodata
-    assert 0.60 < np.isfinite(elevation).mean() < 0.67
-    assert np.nanpercentile(elevation, 0.1) > 1500
+    assert 0.63 < np.isfinite(elevation).mean() < 0.67
+    assert elevation.min() > 1400
