@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon, Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 from pyproj import Geod, Transformer
 
 from catalog.product import CONFIDENCE_COLOURS, Preview, Product, stretch
@@ -202,3 +204,13 @@ def _draw_scale_bar(footer: Axes, *, m_per_inch: float, max_inches: float) -> No
     footer.add_patch(Polygon(arrow, closed=True, facecolor=INK, linewidth=0))
     footer.text(x + 0.34, 0.74, "N", fontsize=10, fontweight="bold", color=INK, ha="center", va="center")
     footer.text(x + 0.52, 0.74, "grid north", fontsize=7, color=MUTED, va="center")
+
+
+def read_thumbnail(path: Path, *, max_px: int) -> bytes:
+    """A picture as JPEG of at most `max_px` a side."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+        small.thumbnail((max_px, max_px))
+        stream = BytesIO()
+        small.save(stream, "JPEG", quality=80)
+    return stream.getvalue()

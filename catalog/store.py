@@ -71,7 +71,7 @@ def store_key(step: str, *, version: int, depends_on: Mapping[str, Any]) -> str:
 
 
 def storage_options(url: str) -> dict[str, Any]:
-    """fsspec options: an S3 endpoint other than AWS comes from LANDSLIDENET_S3_ENDPOINT."""
+    """Fsspec options: an S3 endpoint other than AWS comes from LANDSLIDENET_S3_ENDPOINT."""
     endpoint = environment("LANDSLIDENET_S3_ENDPOINT")
     return {"client_kwargs": {"endpoint_url": endpoint}} if url.startswith("s3://") and endpoint else {}
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import dask
 from distributed import Client, LocalCluster
 
 from catalog.config import ClusterConfig
@@ -38,9 +37,8 @@ def dask_client(config: ClusterConfig) -> Iterator[Client]:
     Raises: InputError when the scheduler does not answer or the cluster class cannot be imported.
     """
     if config.address == "local":
-        quiet = {"distributed.logging.distributed": "error", "distributed.worker.daemon": True}
+        logging.getLogger("distributed").setLevel(logging.WARNING)
         with (
-            dask.config.set(quiet),
             LocalCluster(
                 n_workers=worker_count(config), threads_per_worker=1, dashboard_address=None, memory_limit=0
             ) as cluster,

@@ -77,7 +77,7 @@ class AttentionGate(nn.Module):
         self.psi = nn.Sequential(nn.Conv2d(inner, 1, 1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
 
     def forward(self, g: Tensor, x: Tensor) -> Tensor:
-        """g (B, gate, h, w), x (B, inputs, H, W) -> (B, inner, H, W)."""
+        """G (B, gate, h, w), x (B, inputs, H, W) -> (B, inner, H, W)."""
         projected = self.W_x(x)
         psi = self.psi(torch.relu(self.W_g(resize(g, x.shape[-2:])) + projected))
         return torch.as_tensor(psi * projected)

@@ -135,6 +135,7 @@ class MFFENet(nn.Module):
         encoder: gives x4, x3, x2 and the top, and has `channels`.
         width: channels of the ASPP and of the decoder; 256 in the paper, a multiple of 16.
         classes: number of output classes; landslide is the last.
+
     """
 
     def __init__(self, encoder: ResNetTaps | EfficientNetLiteTaps, *, width: int, classes: int = 2) -> None:

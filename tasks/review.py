@@ -18,7 +18,7 @@ from models.cards import WEIGHTS_DIR, ModelCard, load_card, save_model
 from models.mffenet import EfficientNetLiteTaps
 from models.pretrained import load_imagenet
 from models.registry import MODELS, create_model
-from models.training import TrainConfig, Tiles, describe, fit, predict_tiles
+from models.training import Tiles, TrainConfig, describe, fit, predict_tiles
 from tasks.appearance import render
 from tasks.evaluation import PixelCounts, area_error, object_scores, pixel_scores, scores
 from tasks.simulation import simulate
@@ -123,7 +123,7 @@ def publish_network(
     return save_model(network, out, card=card)
 
 
-LATTICE_GSD_M: Final = (3.0, 12.5)
+LATTICE_GSD_M: Final = (5.0, 12.5)
 WINDOW_PX: Final = 256
 LIMITS: Final = (
     "Plain RGB: bare fields, river beds, roads and quarries look like landslides; use pre-event imagery and a DEM.",

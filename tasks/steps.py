@@ -25,6 +25,7 @@ from prefect.futures import PrefectFuture
 from shapely.affinity import affine_transform
 
 from catalog import scenes, store
+from catalog.cartography import read_thumbnail
 from catalog.checks import Inputs, check_inputs
 from catalog.config import RunConfig
 from catalog.export import next_version
@@ -65,6 +66,9 @@ ALGORITHM_VERSIONS: Final = {
 
 
 COREGISTRATION_WINDOW_PX: Final = 256
+
+ARTIFACT_MAP_PX: Final = 900
+"""Longest side of the map in the Prefect UI, which refuses artifacts of megabytes."""
 
 MIN_SIDE_PX: Final = 3
 """An object smaller than a square of this many pixels (imagery's or network's, the coarser) is not resolved."""
@@ -475,12 +479,12 @@ def _story_of(run: Run) -> dict[str, Any]:
 def _show(folder: Path, product: Product, records: list[StageRecord]) -> None:
     """The stage table, and the map with links and numbers, as artifacts of the flow run."""
     create_table_artifact(table=[r.as_dict() for r in records], key="stages", description="What each stage cost")
-    picture = base64.b64encode((folder / "map.png").read_bytes()).decode()
+    picture = base64.b64encode(read_thumbnail(folder / "map.png", max_px=ARTIFACT_MAP_PX)).decode()
     head = product.headline
     lines = [
         f"# {product.title}, version {product.version}",
         f"**{head.count} landslides**, {head.area_m2 / 1e6:.3f} km²; {head.observed_percent:.1f} % of the scene observed.",
-        f"![map](data:image/png;base64,{picture})",
+        f"![map](data:image/jpeg;base64,{picture})",
         *(f"- not used: {sentence}" for sentence in product.not_used),
         *(f"- **warning**: {sentence}" for sentence in product.warnings),
         f"- product: `{folder}`",

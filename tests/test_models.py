@@ -5,7 +5,7 @@ import torch
 from models import MODELS, create_model, load_published_checkpoint
 from models.losses import boundary_aware_loss, boundary_weight
 from models.mffenet import mffenet_resnet101
-from models.training import TrainConfig, Tiles, fit
+from models.training import Tiles, TrainConfig, fit
 
 
 def _count(module):
