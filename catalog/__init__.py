@@ -1,1 +1,1 @@
-"""What exists and what it looks like: configuration, the variable contract, sensors, scenes, the store, the products."""
+"""What exists and what it looks like: configuration, contract, sensors, scenes, store, products."""

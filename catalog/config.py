@@ -91,7 +91,7 @@ class RunConfig(Strict):
     threshold: float | None = Field(default=None, gt=0, lt=1)
     """Landslide probability from which a pixel is a landslide; None = the model card's."""
     min_area_m2: float | None = Field(default=None, ge=0)
-    """Smallest landslide delivered; None = the area of a 3 x 3 pixel square of the network's or imagery's coarser GSD."""
+    """Smallest landslide delivered; None = a 3 x 3 pixel square of the network or imagery, the coarser."""
     gsd_m: float | None = Field(default=None, gt=0)
     """Pixel size of the product; None = the imagery's own."""
     block_px: int = Field(default=DEFAULT_BLOCK_PX, ge=256, le=16384)

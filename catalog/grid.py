@@ -60,7 +60,7 @@ class Window:
 
 @dataclass(frozen=True, order=True)
 class Block:
-    """One block: the unit of work, storage and resume. `row`, `col` count blocks from the CRS origin, rows down, columns east.
+    """One block: the unit of work, storage and resume; rows count down, columns east, from the CRS origin.
 
     >>> Block(-3, 7).id
     'r-3c7'

@@ -93,7 +93,7 @@ def _burn(layer: gpd.GeoDataFrame, product: Any, window: RioWindow) -> NDArray[n
     size = (int(window.height), int(window.width))
     if layer.empty:
         return np.zeros(size, dtype=bool)
-    return rasterize(layer.geometry, out_shape=size, transform=product.window_transform(window)).astype(bool)
+    return np.asarray(rasterize(layer.geometry, out_shape=size, transform=product.window_transform(window)) > 0)
 
 
 def _warp(path: Path, product: Any, window: RioWindow) -> NDArray[Any]:  # noqa: ANN401 - rasterio
@@ -129,4 +129,7 @@ def is_raster(source: str) -> bool:
 
 def epsg_of(classes: Path) -> int:
     """EPSG code of a raster."""
-    return int(describe_raster(classes).epsg)
+    epsg = describe_raster(classes).epsg
+    if epsg is None:
+        raise InputError(f"{classes}: its CRS has no EPSG code; reproject it, e.g. with gdalwarp -t_srs EPSG:32633")
+    return epsg

@@ -1,1 +1,1 @@
-"""The stories: detect a landslide inventory, watch for earthquakes, train a network; the cluster and the command line."""
+"""The stories: detect a landslide inventory, train a network; the Dask cluster and the command line."""

@@ -213,10 +213,11 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         out_console.print(json.dumps(rows, indent=2), markup=False)
         return
     table = Table(title="Networks", title_justify="left")
-    for key in ("name", "bands", "gsd_m", "parameters", "weights", "licence", "metrics"):
+    keys = ("name", "bands", "gsd_m", "parameters", "weights", "licence", "metrics")
+    for key in keys:
         table.add_column(key)
     for row in rows:
-        table.add_row(*(str(row[c.header]) for c in table.columns))
+        table.add_row(*(str(row[key]) for key in keys))
     out_console.print(table)
 
 

@@ -39,15 +39,15 @@ def dask_client(config: ClusterConfig) -> Iterator[Client]:
     if config.address == "local":
         logging.getLogger("distributed").setLevel(logging.WARNING)
         with (
-            LocalCluster(
+            LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=worker_count(config), threads_per_worker=1, dashboard_address=None, memory_limit=0
             ) as cluster,
-            Client(cluster) as client,
+            Client(cluster) as client,  # type: ignore[no-untyped-call]
         ):
             yield client
     elif "://" in config.address:
         try:
-            client = Client(config.address, timeout=CONNECT_TIMEOUT_S)
+            client = Client(config.address, timeout=CONNECT_TIMEOUT_S)  # type: ignore[no-untyped-call]
         except OSError as error:
             raise InputError(
                 f"cluster: no Dask scheduler answers at {config.address} ({error}); "
@@ -56,7 +56,10 @@ def dask_client(config: ClusterConfig) -> Iterator[Client]:
         with client:
             yield client
     else:
-        with _cluster_class(config.address)(**config.options) as cluster, Client(cluster) as client:
+        with (
+            _cluster_class(config.address)(**config.options) as cluster,
+            Client(cluster) as client,  # type: ignore[no-untyped-call]
+        ):
             yield client
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -17,7 +18,7 @@ REPORT_EVERY = 25
 def train(*, tiles: Path, out: Path, model: str, config: TrainConfig, without_blocks: str) -> Path:
     """Tiles to weights with a model card; returns the weights file."""
     log = get_run_logger()
-    artifact = create_progress_artifact(progress=0.0, key="training", description="Training: steps")
+    artifact: Any = create_progress_artifact(progress=0.0, key="training", description="Training: steps")
 
     def on_step(step: int, loss: float) -> None:
         if step % REPORT_EVERY == 0 or step == config.steps:

@@ -93,8 +93,9 @@ def load_card(weights: Path) -> ModelCard:
         raise ValueError(
             f"model card: {path.name} is missing beside {weights.name}; weights without a card are refused"
         )
-    values = json.loads(path.read_text())
-    card = ModelCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values: dict[str, Any] = json.loads(path.read_text())
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    card = ModelCard(**fields)
     if card.weights_sha256 != (got := sha256_of(weights)):
         raise ValueError(
             f"model card {path.name}: weights hash is {got[:12]}, the card says {card.weights_sha256[:12]}"

@@ -77,7 +77,7 @@ class AttentionGate(nn.Module):
         self.psi = nn.Sequential(nn.Conv2d(inner, 1, 1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
 
     def forward(self, g: Tensor, x: Tensor) -> Tensor:
-        """G (B, gate, h, w), x (B, inputs, H, W) -> (B, inner, H, W)."""
+        """Gate (B, gate, h, w), x (B, inputs, H, W) -> (B, inner, H, W)."""
         projected = self.W_x(x)
         psi = self.psi(torch.relu(self.W_g(resize(g, x.shape[-2:])) + projected))
         return torch.as_tensor(psi * projected)
@@ -129,6 +129,6 @@ def triangle_fork(gated: Tensor, projections: Sequence[Tensor], gate: Tensor, *,
 
     `gate` has one map (all projections share it) or two.
     """
-    maps = gate.split(1, dim=1)
+    maps = torch.split(gate, 1, dim=1)
     weighted = [p * (maps[0] if i < split else maps[-1]) for i, p in enumerate(projections)]
     return torch.cat([gated, *weighted], dim=1)

@@ -45,14 +45,14 @@ def boundary_weight(labels: Tensor, *, variant: Literal["intended", "published"]
 def boundary_aware_loss(
     logits: Tensor, labels: Tensor, *, variant: Literal["intended", "published"] = "intended"
 ) -> Tensor:
-    """Mean of weight * cross-entropy over labelled pixels: logits (B, C, H, W), labels (B, H, W) int64, 255 = ignored."""
+    """Mean of weight * cross-entropy: logits (B, C, H, W), labels (B, H, W) int64, 255 = left out."""
     losses = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
     labelled = (labels != IGNORE).sum().clamp(min=1)
     return (losses * boundary_weight(labels, variant=variant)).sum() / labelled
 
 
 def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - Dice of the landslide class (the last), over labelled pixels of the batch. Source: Milletari et al. (2016)."""
+    """1 - Dice of the landslide class (the last) over a batch. Source: Milletari et al. (2016)."""
     labelled = labels != IGNORE
     truth = (labels == logits.shape[1] - 1) & labelled
     probability = logits.float().softmax(dim=1)[:, -1] * labelled

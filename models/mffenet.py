@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -45,7 +46,7 @@ class ResNetTaps(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        net = timm.create_model("resnet101", pretrained=False, num_classes=0, output_stride=STRIDE)
+        net: Any = timm.create_model("resnet101", pretrained=False, num_classes=0, output_stride=STRIDE)
         for block, dilation in zip(net.layer4, (2, 4, 8), strict=True):
             block.conv2.dilation = block.conv2.padding = (dilation, dilation)
         self.conv1, self.bn1, self.maxpool = net.conv1, net.bn1, net.maxpool
@@ -66,7 +67,7 @@ class EfficientNetLiteTaps(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        net = timm.create_model("tf_efficientnet_lite0", pretrained=False, output_stride=STRIDE)
+        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, output_stride=STRIDE)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

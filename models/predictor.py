@@ -33,7 +33,7 @@ class Predictor:
         self.card = card
         self.device = device
         self.network_s = 0.0
-        self._network = network.to(device, memory_format=torch.channels_last)
+        self._network = network.to(device).to(memory_format=torch.channels_last)
         self._lock = threading.Lock()
 
     def predict(self, images: NDArray[np.uint8], *, gsd_m: float) -> NDArray[np.float32]:

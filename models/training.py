@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+FADE_SHARE = 0.6
+"""Share of the crops whose landslides are faded."""
+FADE_KEEP = (0.3, 0.9)
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -29,7 +33,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 1200
     batch: int = 16
-    crop_px: int = 192
+    crop_px: int = 160
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     zoom: tuple[float, float] = (0.8, 3.4)
@@ -39,7 +43,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Labelled tiles: `images` (N, H, W, 3) uint8, `masks` (N, H, W) uint8, 1 = landslide, 0 = not, 255 = unlabelled."""
+    """Labelled tiles: images (N, H, W, 3) uint8, masks (N, H, W) uint8: 1 landslide, 0 not, 255 unlabelled."""
 
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
@@ -116,7 +120,24 @@ def _sample(tiles: Tiles, config: TrainConfig, *, rng: np.random.Generator) -> t
     pixels = interpolate(pixels, size=size, mode="bicubic", align_corners=False)[0]
     labels = torch.from_numpy(np.ascontiguousarray(label))[None, None].float()
     labels = interpolate(labels, size=size, mode="nearest")[0, 0].long()
+    if rng.random() < FADE_SHARE:
+        pixels = fade_landslides(pixels, labels, keep=float(rng.uniform(*FADE_KEEP)))
     return vary_radiometry(pixels, rng=rng), labels
+
+
+def fade_landslides(pixels: Tensor, labels: Tensor, *, keep: float) -> Tensor:
+    """The image (3, H, W) with its landslides mixed into the mean colour of the other ground.
+
+    keep : share of the landslide's own colour, 0-1. Old, wet, shaded and half overgrown landslides stand out less than
+    the fresh ones that were labelled at 10 m.
+    """
+    slide = (labels == 1)[None].float()
+    other = (labels == 0)[None].float()
+    if not slide.any() or not other.any():
+        return pixels
+    colour = (pixels * other).sum(dim=(1, 2), keepdim=True) / other.sum()
+    soft = nn.functional.avg_pool2d(slide[None], 5, stride=1, padding=2)[0]
+    return pixels - soft * (1 - keep) * (pixels - colour)
 
 
 def _mosaic(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:

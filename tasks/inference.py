@@ -75,7 +75,7 @@ def measure_tone(sample: Mapping[str, FloatArray], *, median_luminance: float) -
 
 @dataclass(frozen=True)
 class Lattice:
-    """Windows of `window_px` every `stride_px` network pixels, over imagery of `scale` imagery pixels a network pixel."""
+    """Windows of `window_px` every `stride_px` network pixels; a network pixel is `scale` imagery pixels wide."""
 
     window_px: int
     scale: float
@@ -108,7 +108,8 @@ def reflect(index: NDArray[np.int64], *, start: int, stop: int) -> NDArray[np.in
         return np.full_like(index, start)
     period = 2 * (length - 1)
     folded = np.mod(index - start, period)
-    return start + np.minimum(folded, period - folded)
+    mirrored: NDArray[np.int64] = start + np.minimum(folded, period - folded)
+    return mirrored
 
 
 def resampling_matrix(first: int, count: int, *, scale: float) -> tuple[int, FloatArray]:
@@ -247,7 +248,8 @@ def _network_window(
     bands = [weights_y @ np.where(valid, band, 0).astype(np.float32) @ weights_x.T for band in pixels]
     with np.errstate(invalid="ignore", divide="ignore"):
         averaged = [np.where(seen > 1e-6, band / seen, colour) for band, colour in zip(bands, mean, strict=True)]
-    return np.rint(np.clip(np.stack(averaged, axis=-1), 0, 255)).astype(np.uint8)
+    window: NDArray[np.uint8] = np.rint(np.clip(np.stack(averaged, axis=-1), 0, 255)).astype(np.uint8)
+    return window
 
 
 def _to_imagery(field: FloatArray, *, at: tuple[int, int], core: Extent, lattice: Lattice) -> FloatArray:

@@ -82,7 +82,7 @@ def _tree_rss(process: psutil.Process) -> int:
     return total
 
 
-def timed_block(kernel: Callable[..., Any], job: Any, block: Block) -> tuple[Any, float]:  # noqa: ANN401 - any job
+def timed_block(kernel: Callable[..., Any], job: object, block: Block) -> tuple[Any, float]:
     """The kernel's result on a block and its CPU seconds; runs on a worker."""
     started = time.thread_time()
     return kernel(job, block), time.thread_time() - started
@@ -91,11 +91,11 @@ def timed_block(kernel: Callable[..., Any], job: Any, block: Block) -> tuple[Any
 def run_blocks(
     stage: str,
     kernel: Callable[..., dict[str, Any]],
-    job: Any,
+    job: object,
     *,
     target: StoreRef,
     client: Client,
-    report: Report,  # noqa: ANN401
+    report: Report,
 ) -> StageRecord:
     """The record of a stage whose kernel writes each block of `target`; finished blocks are skipped.
 
@@ -131,11 +131,11 @@ def run_blocks(
 def collect_blocks(
     stage: str,
     kernel: Callable[..., Any],
-    job: Any,
+    job: object,
     *,
     blocks: Sequence[Block],
     client: Client,
-    report: Report,  # noqa: ANN401
+    report: Report,
 ) -> tuple[list[Any], StageRecord]:
     """The kernel's results in block order, and the record, of a stage that returns small results."""
     results: dict[int, Any] = {}
@@ -159,29 +159,31 @@ class _Indexed:
     kernel: Callable[..., Any]
     blocks: tuple[Block, ...]
 
-    def __call__(self, job: Any, block: Block) -> tuple[int, Any]:  # noqa: ANN401 - any job
+    def __call__(self, job: object, block: Block) -> tuple[int, Any]:
         return self.blocks.index(block), self.kernel(job, block)
 
 
 def _map(
     stage: str,
     kernel: Callable[..., Any],
-    job: Any,
+    job: object,
     blocks: Sequence[Block],
     *,
-    client: Client,  # noqa: ANN401
+    client: Client,
 ) -> Iterator[tuple[tuple[Any, float], int]]:
     """Results as they come, with how many have; a failed block is raised with its id."""
     queue = iter(blocks)
     in_flight = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
     named: dict[Any, Block] = {}
 
-    def submit(block: Block) -> Any:  # noqa: ANN401 - distributed.Future
+    def submit(block: Block) -> Any:  # noqa: ANN401 - distributed.Future - distributed.Future
         future = client.submit(timed_block, kernel, job, block, pure=False, key=f"{stage}-{block.id}-{time.time_ns()}")
         named[future.key] = block
         return future
 
-    running = as_completed([submit(block) for block in islice(queue, in_flight)])
+    running = as_completed(  # type: ignore[no-untyped-call]
+        [submit(block) for block in islice(queue, in_flight)]
+    )
     for done, future in enumerate(running, start=1):
         try:
             result = future.result()
@@ -192,11 +194,11 @@ def _map(
                 f"{stage}, block {named[future.key].id} failed: {type(error).__name__}: {error}"
             ) from error
         if (block := next(queue, None)) is not None:
-            running.add(submit(block))
+            running.add(submit(block))  # type: ignore[no-untyped-call]
         yield result, done
 
 
-def run_whole(stage: str, kernel: Any, job: Any, *, target: StoreRef, client: Client) -> StageRecord:  # noqa: ANN401
+def run_whole(stage: str, kernel: Callable[..., Any], job: object, *, target: StoreRef, client: Client) -> StageRecord:
     """The record of a stage that one worker does in one go."""
     with PeakMemory() as memory:
         started = time.perf_counter()

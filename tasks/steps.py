@@ -1,4 +1,4 @@
-"""The Prefect tasks: coarse steps that pass store references and JSON-sized values. The one place that knows them all."""
+"""The Prefect tasks: coarse steps that pass store references and JSON-sized values."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def check(config: RunConfig) -> Prepared:
 
 def _progress(title: str) -> Report:
     """A report that moves a progress artifact of the Prefect UI."""
-    artifact = create_progress_artifact(
+    artifact: Any = create_progress_artifact(
         progress=0.0, key=title.lower().replace(" ", "-"), description=f"{title}: blocks"
     )
 
@@ -483,7 +483,7 @@ def _show(folder: Path, product: Product, records: list[StageRecord]) -> None:
     head = product.headline
     lines = [
         f"# {product.title}, version {product.version}",
-        f"**{head.count} landslides**, {head.area_m2 / 1e6:.3f} km²; {head.observed_percent:.1f} % of the scene observed.",
+        f"**{head.count} landslides**, {head.area_m2 / 1e6:.3f} km²; {head.observed_percent:.1f} % observed.",
         f"![map](data:image/jpeg;base64,{picture})",
         *(f"- not used: {sentence}" for sentence in product.not_used),
         *(f"- **warning**: {sentence}" for sentence in product.warnings),

@@ -1,0 +1,118 @@
+"""The main job through the real flow: a simulated event, real Dask workers, real Zarr, an embedded Prefect server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+
+from tasks.review import evaluate_product, simulate_event
+
+pytestmark = pytest.mark.slow
+RUN = [sys.executable, "-c", "from flows.cli import main; main()"]
+
+
+def _detect(*arguments, check=True):
+    environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    done = subprocess.run([*RUN, "detect", *map(str, arguments)], capture_output=True, text=True, env=environment)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def _folder(done):
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=640, gsd_m=10.0, seed=7, sensor="rgb8")
+
+
+@pytest.fixture(scope="module")
+def inputs(scene):
+    names = {"post": "--post", "pre": "--pre", "dem": "--dem", "event": "--event"}
+    return [word for role, flag in names.items() for word in (flag, scene[role])]
+
+
+@pytest.fixture(scope="module")
+def product(inputs, tmp_path_factory):
+    home = tmp_path_factory.mktemp("product")
+    return _folder(_detect(*inputs, "--block", 256, "--root", home / "store", "--out", home / "out"))
+
+
+def _bytes(folder):
+    return (folder / "class.tif").read_bytes(), (folder / "probability.tif").read_bytes()
+
+
+def _outlines(folder):
+    layer = gpd.read_file(folder / "inventory.gpkg", layer="landslides")
+    return layer.set_index("id").geometry.to_wkb().to_dict()
+
+
+def test_detect_writes_a_complete_product(product):
+    names = {p.name for p in product.iterdir()}
+    wanted = "inventory.gpkg inventory.parquet probability.tif class.tif map.png report.html run.json item.json"
+    assert set(wanted.split()) <= names
+    with rasterio.open(product / "class.tif") as classes:
+        assert set(np.unique(classes.read(1))) <= {0, 1, 255}
+
+
+def test_detect_uses_everything_it_was_given(product):
+    run = json.loads((product / "run.json").read_text())
+    assert {"terrain", "hydrology", "change", "inference"} <= {s["stage"] for s in run["provenance"]["stages"]}
+    layer = gpd.read_file(product / "inventory.gpkg", layer="landslides")
+    assert layer["slope_mean_deg"].notna().any()
+    assert layer["change_score_mean"].notna().any()
+
+
+def test_detect_finds_simulated_landslides(product, scene):
+    result = evaluate_product(product, truth=f"{scene['truth']}:landslides", aoi=None, valid=None)
+    assert result["pixels"]["mcc"] > 0.3
+
+
+@pytest.mark.parametrize("how", [("--block", 512), ("--block", 256, "--workers", 1)], ids=["block-512", "one-worker"])
+def test_detect_result_does_not_depend_on_blocks_and_workers(product, inputs, how, tmp_path):
+    other = _folder(_detect(*inputs, *how, "--root", tmp_path / "store", "--out", tmp_path / "out"))
+    assert _bytes(other)[0] == _bytes(product)[0]
+    assert _outlines(other) == _outlines(product)
+
+
+def test_detect_killed_in_inference_resumes_from_the_ledger(product, inputs, tmp_path):
+    arguments = [*inputs, "--block", "256", "--root", tmp_path / "store", "--out", tmp_path / "out"]
+    log = subprocess.DEVNULL
+    running = subprocess.Popen([*RUN, "detect", *map(str, arguments)], stdout=log, stderr=log, start_new_session=True)
+    finished = _wait_for_blocks(tmp_path / "store", running, least=2)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    kept = {p.name: p.stat().st_mtime_ns for p in finished}
+    resumed = _folder(_detect(*arguments))
+    stages = {s["stage"]: s for s in json.loads((resumed / "run.json").read_text())["provenance"]["stages"]}
+    assert stages["inference"]["blocks_done_before"] >= len(kept) >= 2
+    ledger = next((tmp_path / "store").glob("*/probability-*.ledger"))
+    assert all((ledger / name).stat().st_mtime_ns == time_ns for name, time_ns in kept.items())
+    assert _bytes(resumed) == _bytes(product)
+    assert _outlines(resumed) == _outlines(product)
+
+
+def _wait_for_blocks(root, running, *, least):
+    for _ in range(3000):
+        finished = sorted(root.glob("*/probability-*.ledger/r*.json"))
+        if len(finished) >= least:
+            return finished
+        assert running.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    raise AssertionError("no block of the inference was finished in time")
+
+
+def test_detect_of_a_missing_file_is_one_message_and_status_2(tmp_path):
+    done = _detect("--post", tmp_path / "nothing.tif", "--name", "x", check=False)
+    assert done.returncode == 2
+    assert "nothing.tif" in done.stderr
+    assert "Traceback" not in done.stderr
