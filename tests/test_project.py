@@ -1,0 +1,66 @@
+"""The promises of the project's own files: one set of dependencies, a deployment Prefect accepts, shippable weights."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from models import MODELS
+from models.cards import WEIGHTS_DIR, find_weights, load_card
+
+ROOT = Path(__file__).parents[1]
+ON_CONDA = {"richdem2": "richdem", "torch": "pytorch"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def _split(requirement):
+    name, bound = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?(.*)", requirement).groups()
+    return name, bound
+
+
+def test_environment_yml_says_what_pyproject_says():
+    wanted = {ON_CONDA.get(name, name): bound for name, bound in map(_split, PROJECT["dependencies"])}
+    wanted["distributed"] = wanted["dask"]
+    stated = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    found = dict(_split(line) for line in stated)
+    assert found.pop("python") == PROJECT["requires-python"]
+    assert {k: v for k, v in found.items() if k != "richdem"} == {k: v for k, v in wanted.items() if k != "richdem"}
+    assert "richdem" in found
+
+
+def test_lock_pins_every_dependency_exactly():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    extras = [r for group in PROJECT["optional-dependencies"].values() for r in group]
+    wanted = {_split(r)[0].lower().replace("_", "-") for r in (*PROJECT["dependencies"], *extras)}
+    assert wanted <= pinned
+    assert not [line for line in lines if "://" in line or " @ " in line]
+
+
+@pytest.mark.parametrize("weights", sorted(WEIGHTS_DIR.glob("*.safetensors")), ids=lambda p: p.stem)
+def test_shipped_weights_have_a_card_that_fits(weights):
+    card = load_card(weights)
+    assert card.name in MODELS
+    assert card.data
+    assert card.split
+    assert card.limits
+    assert card.metrics
+
+
+def test_shipped_weights_are_small():
+    assert sum(p.stat().st_size for p in WEIGHTS_DIR.glob("*")) < 20e6
+
+
+def test_default_model_has_weights():
+    assert find_weights("mffenet-lite0").is_file()
+
+
+def test_models_command_lists_the_registry():
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "models", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [row["name"] for row in json.loads(done.stdout)] == list(MODELS)
