@@ -245,8 +245,8 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        err_console.print(f"[bold red]error:[/] {error}")
+        err_console.print("error:", str(error), markup=False, soft_wrap=True)
         sys.exit(2)
     except LandslideError as error:
-        err_console.print(f"[bold red]failed:[/] {error}")
+        err_console.print("failed:", str(error), markup=False, soft_wrap=True)
         sys.exit(1)
