@@ -198,6 +198,8 @@ class ObjectsJob:
     probability: StoreRef
     post: StoreRef
     threshold: float
+    scene_median: float
+    """Median of (red + green + blue) / 3 of the scene, reflectance."""
     features: tuple[StoreRef, ...] = field(default=())
     """Stores whose variables are summarised in each object, on the same or on another grid of the same CRS."""
 
@@ -207,16 +209,27 @@ def objects_block(job: ObjectsJob, block: Block) -> tuple[objects.BlockObjects, 
     grid = job.probability.grid
     window = grid.window(block)
     probability = store.read_block(job.probability, block)["probability"].values
-    quality = store.read_block(job.post, block)["quality"].values
-    observed = np.isin(quality, OBSERVED_QUALITY)
+    post = store.read_block(job.post, block)
+    observed = np.isin(post["quality"].values, OBSERVED_QUALITY)
     with np.errstate(invalid="ignore"):
         landslide = observed & (probability >= job.threshold)
-    values: dict[str, FloatArray] = {"probability": probability}
+    values: dict[str, FloatArray] = {"probability": probability, **_colour(post, scene_median=job.scene_median)}
     for ref in job.features:
         values |= _features_on(grid, window, ref)
     origin = _absolute(grid, window)
     pieces = objects.extract_objects(landslide, origin=origin, values=values, observed=observed)
     return pieces, objects.extract_area(observed, origin=origin)
+
+
+def _colour(post: xr.Dataset, *, scene_median: float) -> dict[str, FloatArray]:
+    """Redness, (red - blue) / (red + blue), and brightness over the scene's median brightness, of each pixel."""
+    red, green, blue = (post[band].values for band in inference.RGB)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        redness = (red - blue) / (red + blue)
+    return {
+        "redness": np.where(np.isfinite(redness), redness, np.nan).astype(np.float32),
+        "relative_brightness": ((red + green + blue) / 3 / scene_median).astype(np.float32),
+    }
 
 
 def _features_on(grid: Grid, window: Window, ref: StoreRef) -> dict[str, FloatArray]:

@@ -42,6 +42,8 @@ class Tone:
 
     gain: float
     gamma: float
+    scene_median: float
+    """Median of (red + green + blue) / 3 of the scene, reflectance."""
 
     def apply(self, values: FloatArray) -> FloatArray:
         """Pseudo-reflectance of any shape -> 0..255 float32; NaN stays NaN."""
@@ -70,7 +72,8 @@ def measure_tone(sample: Mapping[str, FloatArray], *, median_luminance: float) -
     gamma = math.log(REFERENCE_CONTRAST) / math.log(contrast)
     bent = gamma if max(contrast / REFERENCE_CONTRAST, REFERENCE_CONTRAST / contrast) > BEND_FROM else 1.0
     gamma = float(np.clip(bent, 0.4, 1.5))
-    return Tone(gain=round(median_luminance / 255.0 / median**gamma, 6), gamma=round(gamma, 6))
+    gain = median_luminance / 255.0 / median**gamma
+    return Tone(gain=round(gain, 6), gamma=round(gamma, 6), scene_median=round(median, 6))
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ SAME_LANDSLIDE_IOU: Final = 0.5
 
 FLAT_SLOPE_DEG: Final = 5.0
 UNCHANGED_SIGMA: Final = 2.0
+DARK_SHARE: Final = 1.0
+"""Bared ground is brighter than the vegetation around it; the shadow of a cloud or a ridge is darker."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,28 @@ class Veto:
     """Attributes -> (n,) bool; an attribute that is missing (NaN) rejects nothing."""
 
 
+def _column(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """An attribute, NaN where it was not measured."""
+    if name not in table:
+        return np.full(len(table), np.nan)
+    return table[name].to_numpy(dtype=np.float64)
+
+
 VETOES: Final = (
     Veto(
         "flat",
         f"nine tenths of the object are flatter than {FLAT_SLOPE_DEG:g} degrees",
         lambda table: table["slope_p90_deg"].to_numpy(dtype=np.float64) < FLAT_SLOPE_DEG,
+    ),
+    Veto(
+        "bluish",
+        "it reflects more blue than red, as thin cloud, haze and water do; bared soil and rock reflect more red",
+        lambda table: _column(table, "redness_mean") < 0,
+    ),
+    Veto(
+        "dark",
+        f"it is darker than {DARK_SHARE:g} times the scene's median brightness, as shadows are",
+        lambda table: _column(table, "relative_brightness_mean") < DARK_SHARE,
     ),
     Veto(
         "no_change",

@@ -296,10 +296,7 @@ def change_features(
 @task(task_run_name="inference {prepared.card.name}", **RETRY)
 def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> tuple[StoreRef, StageRecord]:
     """Landslide probability of the post-event composite."""
-    sample = blocks.observed_bands(store.read_sample(post))
-    tone = inference.measure_tone(
-        {band: sample[band].values for band in inference.RGB}, median_luminance=prepared.card.median_luminance
-    )
+    tone = _tone(prepared, post)
     target = prepared.target(
         "probability",
         (PROBABILITY, DISAGREEMENT),
@@ -309,6 +306,13 @@ def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: 
     job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads)
     return target, run_blocks(
         "inference", blocks.probability_block, job, target=target, client=client, report=_progress("Inference")
+    )
+
+
+def _tone(prepared: Prepared, post: StoreRef) -> inference.Tone:
+    sample = blocks.observed_bands(store.read_sample(post))
+    return inference.measure_tone(
+        {band: sample[band].values for band in inference.RGB}, median_luminance=prepared.card.median_luminance
     )
 
 
@@ -346,7 +350,9 @@ def inventory(run: Run, *, client: Client) -> Inventory:
     """Landslides as polygons with their attributes, joined over block seams, and the class raster burnt from them."""
     prepared, grid = run.prepared, run.prepared.grid
     features = tuple(run.stores[name] for name in ("elevation", "terrain", "hydrology", "change") if name in run.stores)
-    job = blocks.ObjectsJob(run.stores["probability"], run.stores["post"], prepared.threshold, features)
+    post = run.stores["post"]
+    scene_median = _tone(prepared, post).scene_median
+    job = blocks.ObjectsJob(run.stores["probability"], post, prepared.threshold, scene_median, features)
     pieces, record = collect_blocks(
         "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=_progress("Objects")
     )

@@ -92,7 +92,7 @@ def test_tone_brings_the_median_to_the_reference():
 
 
 def test_tone_keeps_nodata():
-    assert np.isnan(Tone(1.0, 1.0).apply(np.array([np.nan, 0.5], np.float32))[0])
+    assert np.isnan(Tone(1.0, 1.0, 0.2).apply(np.array([np.nan, 0.5], np.float32))[0])
 
 
 def test_tone_of_too_few_pixels_is_an_error():
