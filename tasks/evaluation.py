@@ -190,7 +190,8 @@ def _covered_share(shapes: NDArray[np.object_], cover: NDArray[np.object_]) -> N
     which, under = shapely.STRtree(cover).query(shapes, predicate="intersects")
     for i, start, end in _runs(which):
         area[i] = shapely.intersection(shapes[i], shapely.union_all(cover[under[start:end]])).area
-    return area / shapely.area(shapes)
+    share: NDArray[np.float64] = area / shapely.area(shapes)
+    return share
 
 
 def _runs(index: NDArray[np.int64]) -> list[tuple[int, int, int]]:
