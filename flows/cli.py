@@ -100,7 +100,11 @@ def run_detect(values: dict[str, Any], *, event: str | None) -> Path:
 
 def _in_flow(config: RunConfig) -> Path:
     """Run the flow with progress bars on stderr; without a Prefect server one is started for the run."""
-    from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
+    from prefect.settings import (
+        PREFECT_SERVER_ANALYTICS_ENABLED,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        temporary_settings,
+    )
 
     from flows.detect import detect as detect_flow
     from tasks.steps import on_progress
@@ -109,7 +113,9 @@ def _in_flow(config: RunConfig) -> Path:
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         Progress(*columns, console=err_console) as progress,
-        temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S}),
+        temporary_settings(
+            {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S, PREFECT_SERVER_ANALYTICS_ENABLED: False}
+        ),
     ):
 
         def follow(stage: str, done: int, total: int) -> None:
@@ -191,16 +197,22 @@ def demo(
     """Simulate an earthquake, detect its landslides, score them: the main job on one machine."""
     from tasks.review import evaluate_product, simulate_event
 
-    scene = simulate_event(out / "scene", size_px=size, gsd_m=10.0, seed=7, sensor="rgb8")
+    folder = out / f"scene-{size}"
+    names = {"pre": "pre.tif", "post": "post.tif", "dem": "dem.tif", "event": "event.json", "truth": "truth.gpkg"}
+    scene = {role: folder / name for role, name in names.items()}
+    if all(path.is_file() for path in scene.values()):
+        err_console.print(f"using the scene of an earlier demo: {folder}", markup=False)
+    else:
+        scene = simulate_event(folder, size_px=size, gsd_m=10.0, seed=7, sensor="rgb8")
     values = {
         "post": [str(scene["post"])], "pre": [str(scene["pre"])], "dem": str(scene["dem"]),
         "sensor": "rgb8", "root": str(out / "store"), "out": str(out / "products"), "block_px": 512,
     }  # fmt: skip
-    folder = run_detect(values, event=str(scene["event"]))
-    result = evaluate_product(folder, truth=f"{scene['truth']}:landslides", aoi=None, valid=None)
+    product = run_detect(values, event=str(scene["event"]))
+    result = evaluate_product(product, truth=f"{scene['truth']}:landslides", aoi=None, valid=None)
     out_console.print("Simulated truth: these scores say that the pipeline works, not how it does on a real event.")
     print_scores(result)
-    out_console.print(str(folder), markup=False)
+    out_console.print(str(product), markup=False)
 
 
 @app.command()
