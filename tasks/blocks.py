@@ -20,7 +20,7 @@ from catalog.grid import Block, Grid, Window
 from catalog.schema import LANDSLIDE, NOT_OBSERVED, OBSERVED_QUALITY, FloatArray, Quality
 from catalog.store import StoreRef
 from models.predictor import load_predictor
-from tasks import change, inference, objects, preprocess, terrain
+from tasks import change, inference, objects, preprocess, registration, terrain
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,16 @@ class ChangeJob:
     target: StoreRef
     pre: StoreRef
     post: StoreRef
-    coregistration: preprocess.Coregistration
+    coregistration: registration.Coregistration
     normalisation: preprocess.Normalisation
     scaling: change.ChangeScaling
 
 
 def aligned_pre(
-    pre: xr.Dataset, *, coregistration: preprocess.Coregistration, normalisation: preprocess.Normalisation
+    pre: xr.Dataset, *, coregistration: registration.Coregistration, normalisation: preprocess.Normalisation
 ) -> xr.Dataset:
     """Pre-event bands moved onto the post-event ones and brought to their radiometry."""
-    return preprocess.normalise(preprocess.align(observed_bands(pre), coregistration), normalisation)
+    return preprocess.normalise(registration.align(observed_bands(pre), coregistration), normalisation)
 
 
 def observed_bands(scene: xr.Dataset) -> xr.Dataset:
@@ -133,7 +133,7 @@ def observed_bands(scene: xr.Dataset) -> xr.Dataset:
 
 def change_block(job: ChangeJob, block: Block) -> dict[str, Any]:
     """Change features of a block."""
-    halo = preprocess.SHIFT_HALO_PX
+    halo = registration.SHIFT_HALO_PX
     pre = store.read_block(job.pre, block, halo_px=halo)
     moved = aligned_pre(pre, coregistration=job.coregistration, normalisation=job.normalisation)
     core = moved.isel(y=slice(halo, -halo), x=slice(halo, -halo))

@@ -47,7 +47,7 @@ from catalog.schema import (
 from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef, store_key
 from models.cards import ModelCard, find_weights, load_card
-from tasks import blocks, change, inference, objects, preprocess, terrain
+from tasks import blocks, change, inference, objects, preprocess, registration, terrain
 from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance, area_layer, build_inventory
 from tasks.stages import Report, StageRecord, collect_blocks, run_blocks, run_whole, timed_stage
 
@@ -232,7 +232,7 @@ def hydrology(prepared: Prepared, elevation: StoreRef, *, client: Client) -> tup
 class Pairing:
     """How pre-event imagery was brought to the post-event one."""
 
-    coregistration: preprocess.Coregistration
+    coregistration: registration.Coregistration
     normalisation: preprocess.Normalisation | None
     scaling: change.ChangeScaling | None
 
@@ -257,19 +257,19 @@ def pair(prepared: Prepared, pre: StoreRef, post: StoreRef) -> Pairing:
     return Pairing(coregistration, normalisation, scaling)
 
 
-def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> preprocess.Coregistration:
+def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> registration.Coregistration:
     """The shift measured on a lattice of windows over the scene."""
     side = COREGISTRATION_WINDOW_PX
     shifts = []
-    for y0, x0 in preprocess.coregistration_windows(grid.scene.shape, window_px=side):
+    for y0, x0 in registration.coregistration_windows(grid.scene.shape, window_px=side):
         window = replace(grid.scene, y0=grid.scene.y0 + y0, x0=grid.scene.x0 + x0)
         window = replace(window, y1=window.y0 + side, x1=window.x0 + side)
         before, after = (store.read_window(ref, window) for ref in (pre, post))
         observed = np.isin(before["quality"].values, OBSERVED_QUALITY) & np.isin(
             after["quality"].values, OBSERVED_QUALITY
         )
-        shifts.append(preprocess.window_shift(_grey(before), _grey(after), observed=observed))
-    return preprocess.combine_shifts(shifts)
+        shifts.append(registration.window_shift(_grey(before), _grey(after), observed=observed))
+    return registration.combine_shifts(shifts)
 
 
 def _grey(scene: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401 - xr.Dataset

@@ -15,6 +15,7 @@ from pyproj import Transformer
 from catalog.config import data_dir
 from catalog.schema import InputError, Quality
 from tasks import preprocess as pp
+from tasks import registration as reg
 
 SHAPE = (61, 83)
 CHUNKS = {"y": (17, 1, 30, 13), "x": (40, 43)}
@@ -55,8 +56,8 @@ def texture(dy: float = 0.0, dx: float = 0.0, *, size: int = 256, seed: int = 1)
     return (0.2 + 0.05 * waves / waves.std()).astype(np.float32)
 
 
-def good(dy: float, dx: float) -> pp.Coregistration:
-    return pp.Coregistration("measured", dy, dx, 0.1, 9, 9)
+def good(dy: float, dx: float) -> reg.Coregistration:
+    return reg.Coregistration("measured", dy, dx, 0.1, 9, 9)
 
 
 LINE = pp.Normalisation(RGB, (0.8, 1.1, 1.0), (0.01, -0.02, 0.0), 5000)
@@ -71,9 +72,9 @@ LAZY = {
         [s, s.copy(data={n: v * 0 + 1 for n, v in s.data_vars.items()})],
         [pp.quality(s, qa="none"), pp.quality(s, qa="scl")],
     ),
-    "align": lambda s: pp.align(s, good(1.37, -2.63)),
-    "align-whole": lambda s: pp.align(s, good(-2.0, 0.0)),
-    "align-far": lambda s: pp.align(s, good(20.5, 31.2)),
+    "align": lambda s: reg.align(s, good(1.37, -2.63)),
+    "align-whole": lambda s: reg.align(s, good(-2.0, 0.0)),
+    "align-far": lambda s: reg.align(s, good(20.5, 31.2)),
     "normalise": lambda s: pp.normalise(s, LINE),
 }
 
@@ -297,14 +298,14 @@ def test_composite_refuses_another_grid():
 
 @pytest.mark.parametrize("shape", [(256, 256), (650, 650), (300, 9000), (5000, 4000), (257, 511)])
 def test_coregistration_windows_stay_inside_and_few(shape):
-    windows = pp.coregistration_windows(shape)
+    windows = reg.coregistration_windows(shape)
     assert 0 < len(windows) <= 49
     assert len(set(windows)) == len(windows)
     assert all(0 <= y <= shape[0] - 256 and 0 <= x <= shape[1] - 256 for y, x in windows)
 
 
 def test_coregistration_windows_are_none_in_a_small_image():
-    assert pp.coregistration_windows((255, 900)) == []
+    assert reg.coregistration_windows((255, 900)) == []
 
 
 SHIFTS = [(0.0, 0.0), (0.3, -0.4), (1.37, -2.63), (-7.82, 12.5)]
@@ -312,7 +313,7 @@ SHIFTS = [(0.0, 0.0), (0.3, -0.4), (1.37, -2.63), (-7.82, 12.5)]
 
 @pytest.mark.parametrize(("dy", "dx"), SHIFTS)
 def test_window_shift_recovers_a_known_shift(dy, dx):
-    got = pp.window_shift(texture(), texture(dy, dx), np.ones((256, 256), bool))
+    got = reg.window_shift(texture(), texture(dy, dx), np.ones((256, 256), bool))
     assert math.hypot(got.dy_px - dy, got.dx_px - dx) < 0.05
     assert got.usable
 
@@ -324,7 +325,7 @@ def test_window_shift_survives_change_noise_and_light(dy, dx, seed):
     pre = texture(seed=seed + 10) + rng.normal(0, 0.005, (256, 256))
     post = texture(dy, dx, seed=seed + 10) * 0.6 + 0.15 + np.linspace(0, 0.1, 256) + rng.normal(0, 0.005, (256, 256))
     post[60:175, 60:175] = 0.6 + 0.3 * texture(seed=seed + 99)[:115, :115]  # 20 % of the window slid
-    got = pp.window_shift(pre.astype(np.float32), post.astype(np.float32), np.ones((256, 256), bool))
+    got = reg.window_shift(pre.astype(np.float32), post.astype(np.float32), np.ones((256, 256), bool))
     assert math.hypot(got.dy_px - dy, got.dx_px - dx) < 0.1
 
 
@@ -333,38 +334,38 @@ def test_window_shift_is_not_held_by_a_mask():
     observed[40:120, 90:200] = observed[170:230, 20:140] = False
     pre, post = texture(), texture(2.4, -1.3)
     pre[~observed], post[~observed] = 0.9, np.nan
-    got = pp.window_shift(pre, post, observed)
+    got = reg.window_shift(pre, post, observed)
     assert math.hypot(got.dy_px - 2.4, got.dx_px + 1.3) < 0.1
 
 
 def test_window_shift_is_unusable_when_too_little_is_seen():
     observed = np.zeros((256, 256), bool)
     observed[:100] = True
-    got = pp.window_shift(texture(), texture(), observed)
+    got = reg.window_shift(texture(), texture(), observed)
     assert math.isnan(got.dy_px)
     assert not got.usable
 
 
 def test_window_shift_is_unusable_on_flat_ground():
     flat = np.full((256, 256), 0.2, np.float32)
-    assert not pp.window_shift(flat, texture(), np.ones((256, 256), bool)).usable
+    assert not reg.window_shift(flat, texture(), np.ones((256, 256), bool)).usable
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_window_shift_is_unusable_between_unrelated_textures(seed):
-    got = pp.window_shift(texture(seed=seed), texture(seed=seed + 50), np.ones((256, 256), bool))
+    got = reg.window_shift(texture(seed=seed), texture(seed=seed + 50), np.ones((256, 256), bool))
     assert got.peak < 0.05
     assert not got.usable
 
 
-def spread(dy: float, dx: float, sigma: float, n: int = 20) -> list[pp.WindowShift]:
+def spread(dy: float, dx: float, sigma: float, n: int = 20) -> list[reg.WindowShift]:
     rng = np.random.default_rng(3)
-    return [pp.WindowShift(dy + a, dx + b, 0.5) for a, b in rng.normal(0, sigma, (n, 2))]
+    return [reg.WindowShift(dy + a, dx + b, 0.5) for a, b in rng.normal(0, sigma, (n, 2))]
 
 
 def test_combine_shifts_rejects_outliers():
-    outliers = [pp.WindowShift(20.0, -25.0, 0.5)] * 4 + [pp.WindowShift(math.nan, math.nan, 0.0)]
-    got = pp.combine_shifts(spread(0.3, -0.2, 0.05) + outliers)
+    outliers = [reg.WindowShift(20.0, -25.0, 0.5)] * 4 + [reg.WindowShift(math.nan, math.nan, 0.0)]
+    got = reg.combine_shifts(spread(0.3, -0.2, 0.05) + outliers)
     assert got.dy_px == pytest.approx(0.3, abs=0.05)
     assert (got.n_windows, got.n_used, got.verdict()) == (25, 20, "good")
 
@@ -381,27 +382,27 @@ def test_combine_shifts_rejects_outliers():
     ],
 )
 def test_coregistration_judges(windows, verdict, says):
-    got = pp.combine_shifts(windows)
+    got = reg.combine_shifts(windows)
     assert got.verdict() == verdict
     assert re.search(says, got.sentence())
 
 
 def test_coregistration_survives_json():
-    got = pp.combine_shifts(spread(0.1, 0.1, 0.05))
-    assert pp.Coregistration(**json.loads(json.dumps(dataclasses.asdict(got)))) == got
+    got = reg.combine_shifts(spread(0.1, 0.1, 0.05))
+    assert reg.Coregistration(**json.loads(json.dumps(dataclasses.asdict(got)))) == got
 
 
 @pytest.mark.parametrize(("dy", "dx"), SHIFTS)
 def test_shift_image_matches_the_shifted_waves(dy, dx):
     smooth = {"seed": 4}
-    got, expected = pp.shift_image(texture(**smooth), dy_px=dy, dx_px=dx), texture(dy, dx, **smooth)
+    got, expected = reg.shift_image(texture(**smooth), dy_px=dy, dx_px=dx), texture(dy, dx, **smooth)
     inner = np.s_[16:-16, 16:-16]
     assert np.sqrt(np.mean((got[inner] - expected[inner]) ** 2)) < 0.03 * expected.std()
 
 
 def test_shift_image_by_whole_pixels_copies_them():
     image = texture(size=20)
-    got = pp.shift_image(image, dy_px=3.0, dx_px=-2.0)
+    got = reg.shift_image(image, dy_px=3.0, dx_px=-2.0)
     np.testing.assert_array_equal(got[3:, :-2], image[:-3, 2:])
     assert np.isnan(got[:3]).all()
     assert np.isnan(got[:, -2:]).all()
@@ -410,7 +411,7 @@ def test_shift_image_by_whole_pixels_copies_them():
 def test_shift_image_keeps_a_constant_around_nodata():
     image = np.full((20, 20), 0.3, np.float32)
     image[8:12, 8:12] = np.nan
-    got = pp.shift_image(image, dy_px=0.4, dx_px=-0.3)
+    got = reg.shift_image(image, dy_px=0.4, dx_px=-0.3)
     np.testing.assert_allclose(got[np.isfinite(got)], 0.3, rtol=1e-5)
     assert 9 <= np.isnan(got[4:16, 4:16]).sum() <= 25
 
@@ -419,43 +420,43 @@ def test_shift_image_keeps_a_constant_around_nodata():
 def test_shift_image_sees_no_farther_than_its_halo(px):
     image = texture(size=128)
     far = image.copy()
-    far[: 64 - pp.SHIFT_HALO_PX] = far[65 + pp.SHIFT_HALO_PX :] = np.nan
+    far[: 64 - reg.SHIFT_HALO_PX] = far[65 + reg.SHIFT_HALO_PX :] = np.nan
     args = {"dy_px": px, "dx_px": 0.0}
-    np.testing.assert_array_equal(pp.shift_image(image, **args)[64], pp.shift_image(far, **args)[64])
+    np.testing.assert_array_equal(reg.shift_image(image, **args)[64], reg.shift_image(far, **args)[64])
 
 
 def test_align_undoes_a_measured_shift():
     pre, post = texture(size=600), texture(-1.6, 2.3, size=600)
     windows = [
-        pp.window_shift(pre[y : y + 256, x : x + 256], post[y : y + 256, x : x + 256], np.ones((256, 256), bool))
-        for y, x in pp.coregistration_windows(pre.shape)
+        reg.window_shift(pre[y : y + 256, x : x + 256], post[y : y + 256, x : x + 256], np.ones((256, 256), bool))
+        for y, x in reg.coregistration_windows(pre.shape)
     ]
-    aligned = pp.align(scene_of(pre, names=("red",)), pp.combine_shifts(windows))["red"].data
+    aligned = reg.align(scene_of(pre, names=("red",)), reg.combine_shifts(windows))["red"].data
     inner = np.s_[16:-16, 16:-16]
     assert np.abs(aligned[inner] - post[inner]).mean() < 0.05 * np.abs(pre[inner] - post[inner]).mean()
 
 
 def test_align_moves_classes_by_whole_pixels():
     scene = scene_of(np.zeros((3, 3)), names=("red",), quality=np.arange(9, dtype=np.uint8).reshape(3, 3))
-    got = pp.align(scene, good(0.8, -0.9))["quality"].data
+    got = reg.align(scene, good(0.8, -0.9))["quality"].data
     assert got.tolist() == [[255, 255, 255], [1, 2, 255], [4, 5, 255]]
 
 
 def test_align_refuses_an_unmeasured_pair():
     with pytest.raises(InputError, match="could not be co-registered"):
-        pp.align(random_scene(), pp.combine_shifts([]))
+        reg.align(random_scene(), reg.combine_shifts([]))
 
 
-def jure_windows() -> list[pp.WindowShift]:
+def jure_windows() -> list[reg.WindowShift]:
     pre, post = jure(PRE), jure(POST)
     seen = [pp.grow_mask(pp.quality(s, qa="none")).isin((0, 4)).data for s in (pre, post)]
-    cuts = [np.s_[y : y + 256, x : x + 256] for y, x in pp.coregistration_windows((650, 650))]
-    return [pp.window_shift(pre["red"].data[c], post["red"].data[c], (seen[0] & seen[1])[c]) for c in cuts]
+    cuts = [np.s_[y : y + 256, x : x + 256] for y, x in reg.coregistration_windows((650, 650))]
+    return [reg.window_shift(pre["red"].data[c], post["red"].data[c], (seen[0] & seen[1])[c]) for c in cuts]
 
 
 @pytest.mark.real
 def test_coregistration_measures_the_jure_pair():
-    got = pp.combine_shifts(jure_windows())
+    got = reg.combine_shifts(jure_windows())
     assert got.verdict() == "good"
     assert got.n_used >= 12
     assert got.shift_px < 0.1  # one Landsat path and row, one processing: they lie on each other
@@ -463,10 +464,10 @@ def test_coregistration_measures_the_jure_pair():
 
 @pytest.mark.real
 def test_coregistration_follows_a_moved_jure_pair():
-    pre, post = jure(PRE), pp.align(jure(POST), good(2.7, -1.4))
-    cuts = [np.s_[y : y + 256, x : x + 256] for y, x in pp.coregistration_windows((650, 650))]
+    pre, post = jure(PRE), reg.align(jure(POST), good(2.7, -1.4))
+    cuts = [np.s_[y : y + 256, x : x + 256] for y, x in reg.coregistration_windows((650, 650))]
     seen = np.isfinite(post["red"].data)
-    got = pp.combine_shifts([pp.window_shift(pre["red"].data[c], post["red"].data[c], seen[c]) for c in cuts])
+    got = reg.combine_shifts([reg.window_shift(pre["red"].data[c], post["red"].data[c], seen[c]) for c in cuts])
     assert math.hypot(got.dy_px - 2.7, got.dx_px + 1.4) < 0.1
 
 
