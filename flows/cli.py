@@ -99,7 +99,10 @@ def run_detect(values: dict[str, Any], *, event: str | None) -> Path:
 
 
 def _in_flow(config: RunConfig) -> Path:
-    """Run the flow with progress bars on stderr; without a Prefect server one is started for the run."""
+    """Run the flow with progress bars on stderr; without a Prefect server one is started for the run.
+
+    Inputs are checked before that, so that a bad one is a message within seconds; the flow checks again.
+    """
     from prefect.settings import (
         PREFECT_SERVER_ANALYTICS_ENABLED,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
@@ -107,8 +110,9 @@ def _in_flow(config: RunConfig) -> Path:
     )
 
     from flows.detect import detect as detect_flow
-    from tasks.steps import on_progress
+    from tasks.steps import check, on_progress
 
+    check(config)
     bars: dict[str, TaskID] = {}
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
