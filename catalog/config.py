@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -88,8 +88,8 @@ class RunConfig(Strict):
     event: Event | None = None
     model: str = DEFAULT_MODEL
     """A registered model's name, or a folder or file with weights and card."""
-    threshold: float | None = Field(default=None, gt=0, lt=1)
-    """Landslide probability from which a pixel is a landslide; None = the model card's."""
+    threshold: Literal["scene", "card"] | Annotated[float, Field(gt=0, lt=1)] = "scene"
+    """Landslide probability from which a pixel is a landslide: a number, the model card's, or the scene's own."""
     min_area_m2: float | None = Field(default=None, ge=0)
     """Smallest landslide delivered; None = a 3 x 3 pixel square of the network or imagery, the coarser."""
     gsd_m: float | None = Field(default=None, gt=0)

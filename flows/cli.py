@@ -59,7 +59,9 @@ def detect(
     post_time: Annotated[str | None, typer.Option(help="Acquisition, e.g. 2018-09-11T01:30:00Z.")] = None,
     pre_time: Annotated[str | None, typer.Option(help="Acquisition of the pre-event imagery.")] = None,
     model: Annotated[str | None, typer.Option(help="Registered name, or weights file.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Landslide probability that counts.")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Landslide probability that counts: a number, `card`, or `scene` (default).")
+    ] = None,
     min_area: Annotated[float | None, typer.Option(help="Smallest landslide, m2.")] = None,
     gsd: Annotated[float | None, typer.Option(help="Pixel size of the product, m.")] = None,
     block: Annotated[int | None, typer.Option(help="Block size, px: a power of two.")] = None,

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from models.calibration import Calibration
 from models.registry import MODELS, create_model
 
 WEIGHTS_DIR: Final = Path(__file__).parent / "weights"
@@ -32,8 +33,9 @@ class ModelCard:
     window_px: int
     threshold: float
     """Landslide probability from which a pixel counts, chosen on validation tiles."""
-    median_luminance: float
-    """Median of (R + G + B) / 3 over the training tiles, 0..255: scenes are toned to it."""
+    median_rgb: tuple[float, float, float]
+    """Median red, green and blue of the training tiles, 0..255: scenes are levelled to it."""
+    calibration: Calibration
     licence: str
     data: str
     split: str
@@ -95,7 +97,7 @@ def load_card(weights: Path) -> ModelCard:
         )
     values: dict[str, Any] = json.loads(path.read_text())
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    card = ModelCard(**fields)
+    card = ModelCard(**fields | {"calibration": Calibration(**fields["calibration"])})
     if card.weights_sha256 != (got := sha256_of(weights)):
         raise ValueError(
             f"model card {path.name}: weights hash is {got[:12]}, the card says {card.weights_sha256[:12]}"

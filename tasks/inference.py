@@ -28,6 +28,7 @@ REFERENCE_CONTRAST: Final = 2.4
 """Luminance at the 99th percentile over the median, in the training tiles (115 / 48)."""
 BEND_FROM: Final = 1.4
 """The tone curve is bent only where the scene's contrast is this many times away from the training tiles'."""
+GAMMA_RANGE: Final = (0.4, 1.5)
 
 Predict = Callable[[NDArray[np.uint8]], FloatArray]
 """One window (H, W, 3) uint8 -> landslide probability (H, W) float32."""
@@ -35,45 +36,56 @@ Predict = Callable[[NDArray[np.uint8]], FloatArray]
 
 @dataclass(frozen=True)
 class Tone:
-    """The curve 255 * gain * value ** gamma that brings a scene to the training tiles' brightness.
+    """The curves `reference * (value / median) ** gamma`, one a band, that bring a scene to the training tiles.
 
-    One curve for all bands: the ratios between bands, which tell soil from leaves, are kept.
+    Each band's median becomes the training tiles': light, haze, sensor and stretch differ from scene to scene by a
+    factor a band. What stands out from the median ground still does.
     """
 
-    gain: float
+    median: tuple[float, float, float]
+    """Of the scene's red, green and blue, reflectance."""
+    reference: tuple[float, float, float]
+    """Of the training tiles' red, green and blue, 0..255."""
     gamma: float
-    scene_median: float
-    """Median of (red + green + blue) / 3 of the scene, reflectance."""
+
+    @property
+    def scene_median(self) -> float:
+        """Median brightness of the scene, reflectance."""
+        return sum(self.median) / 3
 
     def apply(self, values: FloatArray) -> FloatArray:
-        """Pseudo-reflectance of any shape -> 0..255 float32; NaN stays NaN."""
-        toned = 255.0 * self.gain * np.maximum(values, 0.0) ** self.gamma
+        """Pseudo-reflectance (3, y, x) of red, green and blue -> 0..255 float32; NaN stays NaN."""
+        median, reference = (np.asarray(v, np.float32).reshape(3, 1, 1) for v in (self.median, self.reference))
+        toned = reference * (np.maximum(values, 0.0) / median) ** np.float32(self.gamma)
         return np.minimum(toned, 255.0).astype(np.float32)
 
 
-def measure_tone(sample: Mapping[str, FloatArray], *, median_luminance: float) -> Tone:
-    """The tone curve of a scene, from sampled pixels of its red, green and blue (NaN = nodata).
+def measure_tone(sample: Mapping[str, FloatArray], *, reference: tuple[float, float, float]) -> Tone:
+    """The tone of a scene, from sampled pixels of its red, green and blue (NaN = nodata).
 
-    `median_luminance` : the training tiles' median of (R + G + B) / 3, 0..255.
+    reference : the training tiles' medians of red, green and blue, 0..255.
 
-    Raises: InputError when fewer than 500 pixels are valid, or the scene is black.
+    Raises: InputError when fewer than 500 pixels are valid, or a band is black.
     """
-    luminance = np.mean([sample[band] for band in RGB], axis=0)
-    luminance = luminance[np.isfinite(luminance)]
-    if luminance.size < MIN_TONE_PIXELS:
+    bands = np.stack([np.ravel(sample[band]) for band in RGB])
+    bands = bands[:, np.isfinite(bands).all(axis=0)]
+    if bands.shape[1] < MIN_TONE_PIXELS:
         raise InputError(
-            f"post imagery: only {luminance.size} of the sampled pixels are valid; expected {MIN_TONE_PIXELS}. "
+            f"post imagery: only {bands.shape[1]} of the sampled pixels are valid; expected {MIN_TONE_PIXELS}. "
             "Check the nodata value, the mask and the area of interest"
         )
-    median, bright = (float(v) for v in np.percentile(luminance, [50.0, CONTRAST_PERCENTILE]))
-    if median <= 0:
-        raise InputError("post imagery: its median is 0: a black image. Check the bands and the scale of the sensor")
-    contrast = max(bright / median, 1.01)
-    gamma = math.log(REFERENCE_CONTRAST) / math.log(contrast)
-    bent = gamma if max(contrast / REFERENCE_CONTRAST, REFERENCE_CONTRAST / contrast) > BEND_FROM else 1.0
-    gamma = float(np.clip(bent, 0.4, 1.5))
-    gain = median_luminance / 255.0 / median**gamma
-    return Tone(gain=round(gain, 6), gamma=round(gamma, 6), scene_median=round(median, 6))
+    red, green, blue = (float(v) for v in np.median(bands, axis=1))
+    if min(red, green, blue) <= 0:
+        raise InputError(
+            f"post imagery: the medians of red, green and blue are {red:g}, {green:g}, {blue:g}; expected all above 0. "
+            "Check the bands and the scale of the sensor"
+        )
+    middle, bright = (float(v) for v in np.percentile(bands.mean(axis=0), [50.0, CONTRAST_PERCENTILE]))
+    contrast = max(bright / middle, 1.01)
+    gamma = 1.0
+    if max(contrast / REFERENCE_CONTRAST, REFERENCE_CONTRAST / contrast) > BEND_FROM:
+        gamma = float(np.clip(math.log(REFERENCE_CONTRAST) / math.log(contrast), *GAMMA_RANGE))
+    return Tone((round(red, 6), round(green, 6), round(blue, 6)), reference, round(gamma, 6))
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ from models.cards import ModelCard, find_weights, load_card
 from tasks import blocks, change, inference, objects, preprocess, registration, terrain
 from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance, area_layer, build_inventory
 from tasks.stages import Report, StageRecord, collect_blocks, run_blocks, run_whole, timed_stage
+from tasks.thresholds import Threshold, scene_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +104,6 @@ class Prepared:
     def grid(self) -> Grid:
         """The imagery's grid."""
         return self.inputs.grid
-
-    @property
-    def threshold(self) -> float:
-        """Landslide probability that counts."""
-        return self.config.threshold or self.card.threshold
 
     @property
     def min_area_m2(self) -> float:
@@ -301,7 +297,7 @@ def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: 
         "probability",
         (PROBABILITY, DISAGREEMENT),
         grid=prepared.grid,
-        depends_on={"post": post.key, "weights": prepared.card.weights_sha256, "tone": asdict(tone)},
+        depends_on={"post": post.key, "model": _fingerprint(prepared.card), "tone": asdict(tone)},
     )
     job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads)
     return target, run_blocks(
@@ -309,11 +305,27 @@ def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: 
     )
 
 
+def _fingerprint(card: ModelCard) -> dict[str, Any]:
+    """What of a model card changes a probability."""
+    told = asdict(card)
+    return {k: told[k] for k in ("weights_sha256", "architecture", "calibration", "lattice_gsd_m", "window_px")}
+
+
 def _tone(prepared: Prepared, post: StoreRef) -> inference.Tone:
     sample = blocks.observed_bands(store.read_sample(post))
     return inference.measure_tone(
-        {band: sample[band].values for band in inference.RGB}, median_luminance=prepared.card.median_luminance
+        {band: sample[band].values for band in inference.RGB}, reference=prepared.card.median_rgb
     )
+
+
+def _threshold(prepared: Prepared, probability: StoreRef) -> Threshold:
+    """The probability that counts in this run: the user's, the model card's, or the scene's own."""
+    wanted, card = prepared.config.threshold, prepared.card.threshold
+    if wanted == "scene":
+        return scene_threshold(store.read_sample(probability)["probability"].values, card=card)
+    if wanted == "card":
+        return Threshold(card, f"the model card's, {card:g}, as asked for")
+    return Threshold(wanted, f"{wanted:g}, as asked for")
 
 
 @dataclass
@@ -324,6 +336,7 @@ class Run:
     records: list[StageRecord] = field(default_factory=list)
     stores: dict[str, StoreRef] = field(default_factory=dict)
     pairing: Pairing | None = None
+    threshold: Threshold | None = None
 
     def keep(self, name: str, future: PrefectFuture[tuple[StoreRef, StageRecord]]) -> StoreRef:
         """The store of a finished step, with its record kept; a failed step raises here."""
@@ -352,7 +365,8 @@ def inventory(run: Run, *, client: Client) -> Inventory:
     features = tuple(run.stores[name] for name in ("elevation", "terrain", "hydrology", "change") if name in run.stores)
     post = run.stores["post"]
     scene_median = _tone(prepared, post).scene_median
-    job = blocks.ObjectsJob(run.stores["probability"], post, prepared.threshold, scene_median, features)
+    run.threshold = _threshold(prepared, run.stores["probability"])
+    job = blocks.ObjectsJob(run.stores["probability"], post, run.threshold.probability, scene_median, features)
     pieces, record = collect_blocks(
         "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=_progress("Objects")
     )
@@ -362,7 +376,7 @@ def inventory(run: Run, *, client: Client) -> Inventory:
         area_px = objects.join_area([area for _, area in pieces])
         version = next_version(Path(prepared.config.out), prepared.config.name)
         landslides, vetoed = build_inventory(
-            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version)
+            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version, run.threshold)
         )
         observed_area = area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg)
     if area_px.is_empty:
@@ -375,13 +389,13 @@ def inventory(run: Run, *, client: Client) -> Inventory:
     return Inventory(version, landslides, vetoed, observed_area, classes, window)
 
 
-def _provenance(run: Run, version: int) -> Provenance:
+def _provenance(run: Run, version: int, threshold: Threshold) -> Provenance:
     prepared, inputs = run.prepared, run.prepared.inputs
     event = inputs.event
     return Provenance(
         event_id=prepared.config.name,
         version=version,
-        threshold=prepared.threshold,
+        threshold=threshold.probability,
         min_area_m2=prepared.min_area_m2,
         model=prepared.card.name,
         weights_sha256=prepared.card.weights_sha256,
@@ -468,7 +482,7 @@ def _story_of(run: Run) -> dict[str, Any]:
     return {
         "stages": [record.as_dict() for record in run.records],
         "stores": {name: ref.key for name, ref in sorted(run.stores.items())},
-        "threshold": run.prepared.threshold,
+        "threshold": asdict(run.threshold) if run.threshold else None,
         "min_area_m2": run.prepared.min_area_m2,
         "confidence_rule": CONFIDENCE_RULE,
         "vetoes": {veto.code: veto.sentence for veto in VETOES},

@@ -83,19 +83,38 @@ def test_reflect_folds_far_indices_back():
     assert folded.max() == 8
 
 
-def test_tone_brings_the_median_to_the_reference():
+REFERENCE = (46.0, 51.0, 50.0)
+
+
+def test_tone_brings_each_band_s_median_to_the_reference():
     rng = np.random.default_rng(0)
-    sample = {band: rng.lognormal(-2.5, 0.4, 5000).astype(np.float32) for band in ("red", "green", "blue")}
-    tone = measure_tone(sample, median_luminance=48)
-    luminance = np.mean([tone.apply(sample[b]) for b in sample], axis=0)
-    assert abs(np.median(luminance) - 48) < 3
+    sample = {
+        band: rng.lognormal(middle, 0.4, 5000).astype(np.float32)
+        for band, middle in (("red", -2.5), ("green", -2.2), ("blue", -3.0))
+    }
+    tone = measure_tone(sample, reference=REFERENCE)
+    toned = tone.apply(np.stack(list(sample.values()))[:, None])
+    np.testing.assert_allclose(np.median(toned, axis=(1, 2)), REFERENCE, rtol=1e-3)
+
+
+def test_tone_bends_a_scene_of_another_contrast():
+    rng = np.random.default_rng(0)
+    sample = {band: rng.lognormal(-2.5, 0.9, 5000).astype(np.float32) for band in ("red", "green", "blue")}
+    assert 0.4 <= measure_tone(sample, reference=REFERENCE).gamma < 1.0
 
 
 def test_tone_keeps_nodata():
-    assert np.isnan(Tone(1.0, 1.0, 0.2).apply(np.array([np.nan, 0.5], np.float32))[0])
+    tone = Tone((0.2, 0.2, 0.2), REFERENCE, 1.0)
+    assert np.isnan(tone.apply(np.full((3, 1, 1), np.nan, np.float32))).all()
 
 
 def test_tone_of_too_few_pixels_is_an_error():
     empty = {band: np.full(1000, np.nan, np.float32) for band in ("red", "green", "blue")}
     with pytest.raises(InputError, match="only 0 of the sampled pixels"):
-        measure_tone(empty, median_luminance=48)
+        measure_tone(empty, reference=REFERENCE)
+
+
+def test_tone_of_a_black_band_is_an_error():
+    sample = {band: np.full(1000, value, np.float32) for band, value in (("red", 0.1), ("green", 0.1), ("blue", 0.0))}
+    with pytest.raises(InputError, match="medians of red, green and blue are 0.1, 0.1, 0"):
+        measure_tone(sample, reference=REFERENCE)

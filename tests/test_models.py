@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from models import MODELS, create_model, load_published_checkpoint
+from models.augment import Augmentation, Tiles
 from models.losses import boundary_aware_loss, boundary_weight
 from models.mffenet import mffenet_resnet101
-from models.training import Tiles, TrainConfig, fit
+from models.training import TrainConfig, fit, predict_margins
 
 
 def _count(module):
@@ -80,15 +81,26 @@ def test_boundary_aware_loss_ignores_unlabelled_pixels():
     assert boundary_aware_loss(logits, labels) == boundary_aware_loss(changed, labels)
 
 
-def test_fit_is_reproducible_and_learns_red_from_green():
+def _red_slides_on_green():
     rng = np.random.default_rng(0)
     masks = (rng.random((8, 8, 8)) > 0.7).repeat(16, 1).repeat(16, 2).astype(np.uint8)
     images = np.where(masks[..., None] == 1, [170, 110, 80], [40, 70, 40]).astype(np.uint8)
-    config = TrainConfig(steps=2, batch=2, crop_px=64)
+    return Tiles(images, masks)
 
-    def train():
-        torch.manual_seed(3)
-        return fit(create_model("mffenet-lite0"), Tiles(images, masks), config).state_dict()
 
-    first, second = train(), train()
+def _trained(config):
+    torch.manual_seed(3)
+    return fit(create_model("mffenet-lite0"), _red_slides_on_green(), config)
+
+
+def test_fit_is_reproducible():
+    first, second = (_trained(TrainConfig(steps=2, batch=2, crop_px=64)).state_dict() for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
+
+
+def test_fit_learns_red_slides_on_green_ground():
+    mild = Augmentation(fading_share=0.0, zoom=(0.8, 1.2))
+    network = _trained(TrainConfig(steps=30, batch=4, crop_px=64, ema_decay=0.8, augmentation=mild))
+    tiles = _red_slides_on_green()
+    margin = predict_margins(network, tiles.images.astype(np.float32), magnify=1)
+    assert margin[tiles.masks == 1].mean() > margin[tiles.masks == 0].mean() + 1
