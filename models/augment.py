@@ -1,8 +1,7 @@
-"""Training samples that differ as events do: pixel size, light, haze, sensor, season, and how fresh a landslide is."""
+"""Training samples that differ as events do: pixel size, light, haze, sensor and season."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,8 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-DARKEST_MEDIAN = 8.0
-"""A tile's median is taken as at least this: a tile of shadow is not blown up to noise."""
 MOSAIC_TILES = 4
 
 Pixels = TypeVar("Pixels", np.float32, np.uint8)
@@ -38,29 +35,16 @@ class Augmentation:
 
     zoom: tuple[float, float] = (0.8, 3.4)
     """Magnification of a tile: a 10 m tile stands for 12.5 m to 3 m imagery."""
-    levelling: tuple[float, float] = (0.6, 1.0)
-    """Share of the way from a tile's own median colour to that of all tiles: scenes are levelled as a whole, tiles
-    hold less ground."""
-    brightness: float = 0.2
+    brightness: float = 0.4
     """Spread of the logarithm of a gain for all bands."""
-    chroma: float = 0.08
+    chroma: float = 0.12
     """Spread of the logarithm of a gain a band."""
     gamma: float = 0.25
     """Spread of the logarithm of the exponent about the median."""
-    saturation: float = 0.2
+    saturation: float = 0.25
     """Spread of the logarithm of the distance from grey."""
-    haze: float = 0.02
+    haze: float = 0.03
     """Spread of an offset, of 255."""
-    fading_share: float = 0.7
-    """Share of the samples whose landslides are faded."""
-    fading_keep: tuple[float, float] = (0.2, 0.9)
-    """Share of its own colour that a faded landslide keeps."""
-
-
-def levelling_gains(images: NDArray[np.uint8], *, reference: Sequence[float]) -> NDArray[np.float32]:
-    """Gain (N, 3) that brings each tile's (N, H, W, 3) median red, green and blue to the reference."""
-    medians = np.median(images.reshape(len(images), -1, 3), axis=1)
-    return np.asarray(np.asarray(reference) / np.maximum(medians, DARKEST_MEDIAN), dtype=np.float32)
 
 
 class Sampler:
@@ -69,7 +53,6 @@ class Sampler:
     def __init__(self, tiles: Tiles, augmentation: Augmentation, *, crop_px: int, rng: np.random.Generator) -> None:
         self.tiles, self.augmentation, self.crop_px, self.rng = tiles, augmentation, crop_px, rng
         self.reference = tiles.median_rgb()
-        self.gains = levelling_gains(tiles.images, reference=self.reference)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, P, P) float32 in 0..255 and labels (B, P, P) int64."""
@@ -77,18 +60,11 @@ class Sampler:
         return torch.stack(images), torch.stack(labels)
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """A crop of a 2 x 2 mosaic of levelled tiles: magnified, turned, faded, in another light."""
-        image, mask = self._mosaic()
-        pixels, labels = self._crop(image, mask)
-        if self.rng.random() < self.augmentation.fading_share:
-            pixels = fade_landslides(pixels, labels, keep=float(self.rng.uniform(*self.augmentation.fading_keep)))
-        return self._relight(pixels), labels
-
-    def _mosaic(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """A crop of a 2 x 2 mosaic of tiles: magnified, turned, in another light."""
         picks = self.rng.integers(len(self.tiles.images), size=MOSAIC_TILES)
-        gains = self.gains[picks] ** np.float32(self.rng.uniform(*self.augmentation.levelling))
-        images = self.tiles.images[picks] * gains[:, None, None, :]
-        return _two_by_two(images), _two_by_two(self.tiles.masks[picks])
+        image = _two_by_two(self.tiles.images[picks].astype(np.float32))
+        pixels, labels = self._crop(image, _two_by_two(self.tiles.masks[picks]))
+        return self._relight(pixels), labels
 
     def _crop(self, image: NDArray[np.float32], mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         rng = self.rng
@@ -131,21 +107,6 @@ def _log_normal(rng: np.random.Generator, spread: float) -> float:
 
 def _two_by_two(tiles: NDArray[Pixels]) -> NDArray[Pixels]:
     return np.concatenate([np.concatenate(tiles[:2], axis=1), np.concatenate(tiles[2:], axis=1)], axis=0)
-
-
-def fade_landslides(pixels: Tensor, labels: Tensor, *, keep: float) -> Tensor:
-    """The image (3, H, W) with its landslides mixed into the mean colour of the other ground.
-
-    keep : share of the landslide's own colour, 0-1. Old, wet, shaded and half overgrown landslides stand out less than
-    the fresh ones that were labelled at 10 m.
-    """
-    slide = (labels == 1)[None].float()
-    other = (labels == 0)[None].float()
-    if not slide.any() or not other.any():
-        return pixels
-    colour = (pixels * other).sum(dim=(1, 2), keepdim=True) / other.sum()
-    soft = nn.functional.avg_pool2d(slide[None], 5, stride=1, padding=2)[0]
-    return pixels - soft * (1 - keep) * (pixels - colour)
 
 
 def _shading(size: torch.Size, *, rng: np.random.Generator) -> Tensor:

@@ -27,7 +27,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 900
     batch: int = 16
-    crop_px: int = 160
+    crop_px: int = 192
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     ema_decay: float = 0.995

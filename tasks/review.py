@@ -15,7 +15,7 @@ from catalog.schema import InputError
 from catalog.simulated import write_simulated_event
 from catalog.tiles import read_landslide4sense
 from catalog.truth import class_raster, epsg_of, is_raster, polygons_of, read_polygons, read_strips, valid_ground
-from models.augment import Tiles, levelling_gains
+from models.augment import Tiles
 from models.calibration import calibration_error, fit_calibration
 from models.cards import WEIGHTS_DIR, ModelCard, load_card, save_model
 from models.mffenet import EfficientNetLiteTaps
@@ -100,10 +100,8 @@ def publish_network(
 ) -> ModelCard:
     """Weights and card in a folder, calibrated on the validation tiles, with the threshold of their best F1."""
     train, validation = (_tiles(tiles, split, without_blocks) for split in ("train", "validation"))
-    reference = train.median_rgb()
-    gains = levelling_gains(validation.images, reference=reference)
-    levelled = np.minimum(validation.images * gains[:, None, None, :], 255.0).astype(np.float32)
-    margin = predict_margins(network, levelled, magnify=VALIDATION_MAGNIFY).astype(np.float64)
+    images = validation.images.astype(np.float32)
+    margin = predict_margins(network, images, magnify=VALIDATION_MAGNIFY).astype(np.float64)
     fitted, held_out = np.arange(len(margin)) % 2 == 0, np.arange(len(margin)) % 2 == 1
     truth = validation.masks == 1
     calibration = fit_calibration(margin[fitted].ravel(), truth[fitted].ravel())
@@ -123,7 +121,7 @@ def publish_network(
         "lattice_gsd_m": LATTICE_GSD_M,
         "window_px": WINDOW_PX,
         "threshold": threshold,
-        "median_rgb": reference,
+        "median_rgb": train.median_rgb(),
         "calibration": calibration,
         "licence": "GPL-3.0-or-later (weights); data MIT",
         "data": "Landslide4Sense RGB tiles, Sentinel-2 10 m, MIT (Ghorbanzadeh et al. 2022); ImageNet encoder weights",

@@ -99,7 +99,7 @@ def test_fit_is_reproducible():
 
 
 def test_fit_learns_red_slides_on_green_ground():
-    mild = Augmentation(fading_share=0.0, zoom=(0.8, 1.2))
+    mild = Augmentation(zoom=(0.8, 1.2), brightness=0.1, chroma=0.05)
     network = _trained(TrainConfig(steps=30, batch=4, crop_px=64, ema_decay=0.8, augmentation=mild))
     tiles = _red_slides_on_green()
     margin = predict_margins(network, tiles.images.astype(np.float32), magnify=1)
