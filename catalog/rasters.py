@@ -68,6 +68,11 @@ class RasterInfo:
         """Its coordinate reference system."""
         return CRS(self.crs_wkt)
 
+    @property
+    def crs_name(self) -> str:
+        """EPSG:NUMBER, or the name it gives itself."""
+        return _name(self.crs)
+
     def bounds_in(self, epsg: int) -> Bounds:
         """Left, bottom, right, top in another CRS (the hull of the densified edges)."""
         left, bottom, right, top = transform_bounds(self.crs_wkt, f"EPSG:{epsg}", *self.bounds)
