@@ -84,11 +84,16 @@ def test_fit_is_reproducible_and_learns_red_from_green():
     rng = np.random.default_rng(0)
     masks = (rng.random((8, 8, 8)) > 0.7).repeat(16, 1).repeat(16, 2).astype(np.uint8)
     images = np.where(masks[..., None] == 1, [170, 110, 80], [40, 70, 40]).astype(np.uint8)
-    config = TrainConfig(steps=2, batch=2, crop_px=64)
+    config = TrainConfig(steps=24, batch=2, crop_px=64)
 
     def train():
         torch.manual_seed(3)
-        return fit(create_model("mffenet-lite0"), Tiles(images, masks), config).state_dict()
+        losses = []
+        network = fit(
+            create_model("mffenet-lite0"), Tiles(images, masks), config, on_step=lambda step, loss: losses.append(loss)
+        )
+        return network.state_dict(), losses
 
-    first, second = train(), train()
+    (first, losses), (second, _) = train(), train()
     assert all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
+    assert np.mean(losses[-6:]) < 0.7 * np.mean(losses[:6])
