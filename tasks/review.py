@@ -12,7 +12,7 @@ import shapely
 import torch
 
 from catalog.schema import InputError
-from catalog.simulated import write_simulated_event
+from catalog.simulated import Report, keep_quiet, write_simulated_event
 from catalog.tiles import read_landslide4sense
 from catalog.truth import (
     check_reference_raster,
@@ -35,10 +35,19 @@ THRESHOLDS: Final = tuple(round(0.05 * k, 2) for k in range(4, 18))
 VALIDATION_MAGNIFY: Final = 2
 
 
-def simulate_event(out: Path, *, size_px: int, gsd_m: float, seed: int, sensor: str) -> dict[str, Path]:
-    """The files of a simulated event by role: pre, post, dem, event, truth."""
+def simulate_event(
+    out: Path, *, size_px: int, gsd_m: float, seed: int, sensor: str, report: Report = keep_quiet
+) -> dict[str, Path]:
+    """The files of a simulated event by role: pre, post, dem, event, truth; `report` hears how far it is."""
+    report("earthquake", 0, 1)
     event = simulate(size_px=size_px, gsd_m=gsd_m, seed=seed, sensor=sensor)  # type: ignore[arg-type]
-    return write_simulated_event(event, out, render=lambda epoch, rows: render(event, epoch=epoch, rows=rows))  # type: ignore[arg-type]
+    report("earthquake", 1, 1)
+    return write_simulated_event(
+        event,
+        out,
+        render=lambda epoch, rows: render(event, epoch=epoch, rows=rows),  # type: ignore[arg-type]
+        report=report,
+    )
 
 
 def evaluate_product(product: Path, *, truth: str, aoi: Path | None, valid: Path | None) -> dict[str, Any]:
