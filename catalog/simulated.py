@@ -144,7 +144,7 @@ def _raster(
     where = Affine(gsd_m, 0, scene.left_m, 0, -gsd_m, scene.top_m)
     return rasterio.open(
         path, "w", **_TILING, width=side, height=side, count=count, dtype=dtype, nodata=nodata, predictor=predictor,
-        crs=f"EPSG:{scene.epsg}", transform=where, interleave="pixel", bigtiff="if_safer",
+        crs=f"EPSG:{scene.epsg}", transform=where, interleave="pixel", bigtiff="if_safer", alpha="no",
     )  # fmt: skip
 
 

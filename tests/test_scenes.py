@@ -128,6 +128,17 @@ def test_read_epoch_alpha_zero_is_nodata(tmp_path):
     assert np.argwhere(np.isnan(scene["red"].data)).tolist() == [[4, 4]]
 
 
+def test_read_epoch_fourth_band_that_names_itself_is_no_alpha(tmp_path):
+    data = np.concatenate([picture(10, 10), np.full((1, 10, 10), 80, np.uint8)])
+    data[3, 4, 4] = 0  # water: black in the near infrared
+    path = write(tmp_path / "a.tif", data, names=("red", "green", "blue", "nir"))
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3] == rasterio.enums.ColorInterp.alpha
+    scene = read_epoch(epoch_of(path, name="rgbnir8"), box(10, 10))[0].compute()
+    assert float(scene["nir"][4, 4]) == 0.0
+    assert np.isfinite(scene["red"]).all()
+
+
 def test_read_epoch_mask_files_are_united(tmp_path):
     drawn = np.zeros((2, 10, 10), np.uint8)
     drawn[0, 1, 1], drawn[1, 8, 8] = 1, 7
@@ -152,7 +163,8 @@ def test_read_epoch_of_each_sensor_is_reflectance(tmp_path, entry):
     assert epoch.bands == tuple(entry.bands)
     for band in bands:
         np.testing.assert_allclose(scene[band], wanted[band], atol=0.51 * entry.bands[band].scale)
-    assert (quality(scene, qa=epoch.qa).data == Quality.CLEAR).all()
+    rule = entry.qa if entry.qa_source and entry.qa_source.variable in scene else "none"
+    assert (quality(scene, qa=rule).data == Quality.CLEAR).all()
 
 
 def sentinel(path, *, count=7, tags=None):
