@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import geopandas
@@ -65,9 +67,31 @@ def check_inputs(config: RunConfig) -> Inputs:
     _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
     warnings = [*_check_times(config, post, pre), *_warn_offsets(post), *(_warn_offsets(pre) if pre else ())]
     warnings += _warn_partial(config, pre_files, grid=grid)
+    check_places(config)
     for warning in warnings:
         logger.warning("%s", warning)
     return Inputs(grid, post, pre, dem, aoi, config.event, _not_used(config, pre), tuple(warnings))
+
+
+def check_places(config: RunConfig) -> None:
+    """Raise when stores or products could not be written where they are to go. Nothing is left behind.
+
+    Raises: InputError naming the flag. Object stores are not asked: their own error comes with the first block.
+    """
+    if "://" in config.out:
+        raise InputError(f"--out {config.out}: got an address; expected a folder: products are local files")
+    for flag, place in (("--out", config.out), ("--root", config.root)):
+        if "://" in place:
+            continue
+        there = next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"{flag} {place}: cannot be written ({error.strerror}: {there}); expected a folder, or a place where "
+                "one can be made"
+            ) from None
 
 
 # --- epochs ----------------------------------------------------------------------------------------------------------
@@ -114,16 +138,21 @@ def _describe(epoch: Epoch, entry: Sensor) -> list[RasterInfo]:
     infos = []
     for item in epoch.items:
         asset = next(item["assets"][key] for key in entry.bands[entry.required[0]].assets if key in item["assets"])
-        info = describe_raster(asset["href"])
+        infos.append(describe_raster(asset["href"]))
         if item["properties"].get(LOCAL):
-            _check_values(info, entry, indexes=[a[BAND_INDEX] for a in _band_assets(item, entry)])
-        infos.append(info)
+            for path, indexes in _band_files(item, entry).items():
+                _check_values(describe_raster(path), entry, indexes=indexes)
     return infos
 
 
-def _band_assets(item: dict[str, Any], entry: Sensor) -> list[dict[str, Any]]:
+def _band_files(item: dict[str, Any], entry: Sensor) -> dict[str, list[int]]:
+    """Each file that holds bands of a local item, and which."""
     keys = {source.assets[0] for source in entry.bands.values()}
-    return [asset for key, asset in item["assets"].items() if key in keys]
+    files: dict[str, list[int]] = {}
+    for key, asset in item["assets"].items():
+        if key in keys:
+            files.setdefault(asset["href"], []).append(asset[BAND_INDEX])
+    return files
 
 
 def _check_values(info: RasterInfo, entry: Sensor, *, indexes: list[int]) -> None:
@@ -136,7 +165,8 @@ def _check_values(info: RasterInfo, entry: Sensor, *, indexes: list[int]) -> Non
     shape = (len(indexes), *(max(1, round(size / scale)) for size in info.shape))
     with open_raster(info.path) as dataset:
         values = dataset.read(indexes, out_shape=shape)
-    valid = values[(values != (entry.nodata or 0)) & (values != (0 if info.nodata is None else info.nodata))]
+    holds = (values != (entry.nodata or 0)) & (values != (0 if info.nodata is None else info.nodata))
+    valid = values[holds]
     if not valid.size:
         raise InputError(f"{info.path}: holds no valid pixel; expected imagery; check the file")
     if entry.dtype == "uint16" and valid.max() <= 255:
@@ -144,10 +174,15 @@ def _check_values(info: RasterInfo, entry: Sensor, *, indexes: list[int]) -> Non
             f"{info.path}: looks like 8-bit: its largest value is {valid.max()}; sensor {entry.name} expects surface "
             "reflectance; use the rgb8 or rgbnir8 sensor on a uint8 file, or the original product"
         )
-    if np.median(valid) > entry.max_dn:
+    low, high = entry.dn_range
+    typical = np.median(valid)
+    brightest = max(np.median(band[seen]) for band, seen in zip(values, holds, strict=True) if seen.any())
+    if typical < low or brightest > high:
+        got = f"below {low} (median {typical:.0f})" if typical < low else f"above {high} (median {brightest:.0f})"
         raise InputError(
-            f"{info.path}: half of its values are above {entry.max_dn}; sensor {entry.name} expects reflectance * "
-            f"{1 / entry.bands['red'].scale:.0f}; choose the right --sensor, or the surface reflectance product"
+            f"{info.path}: half of its values are {got}; sensor {entry.name} expects DN with reflectance = DN * "
+            f"{entry.bands['red'].scale:g} {entry.bands['red'].offset:+g}; choose the right --sensor, or the surface "
+            "reflectance product"
         )
 
 

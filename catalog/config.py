@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -14,6 +15,19 @@ from catalog.schema import InputError
 DEFAULT_BLOCK_PX: Final = 2048
 INNER_CHUNK_PX: Final = 512
 DEFAULT_MODEL: Final = "mffenet-lite0"
+
+
+FLAG_NAMES: Final = {
+    "post_time": "post_time_utc",
+    "pre_time": "pre_time_utc",
+    "min_area": "min_area_m2",
+    "gsd": "gsd_m",
+    "block": "block_px",
+}
+"""Keys as the command line calls them."""
+
+SEVERAL: Final = ("post", "pre", "mask", "pre_mask")
+"""Keys that hold several files: one alone need not be a list."""
 
 
 class Strict(BaseModel):
@@ -99,6 +113,21 @@ class RunConfig(Strict):
     out: str = "out"
     cluster: ClusterConfig = ClusterConfig()
 
+    @field_validator("post_time_utc", "pre_time_utc", mode="before")
+    @classmethod
+    def _iso(cls, value: object) -> object:
+        """Refuse bare numbers, which would be read as seconds since 1970."""
+        if isinstance(value, str):
+            try:
+                return datetime.fromisoformat(value.strip())
+            except ValueError:
+                pass
+        elif value is None or isinstance(value, datetime):
+            return value
+        elif isinstance(value, date):
+            return datetime(value.year, value.month, value.day)
+        raise ValueError("no time; expected e.g. 2018-09-11T01:30:00Z or 2018-09-11, UTC")
+
     @field_validator("block_px")
     @classmethod
     def _power_of_two(cls, value: int) -> int:
@@ -120,20 +149,56 @@ class RunConfig(Strict):
         return min(INNER_CHUNK_PX, self.block_px)
 
 
-def parse_config(values: dict[str, Any]) -> RunConfig:
-    """The checked configuration.
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration of keys and values; keys may be the flags' names (see `as_keys`).
 
     Raises: InputError naming each key that does not fit, what was expected and what was got.
     """
     try:
-        return RunConfig.model_validate(values)
+        return RunConfig.model_validate(as_keys(values))
     except ValidationError as error:
         lines = [_explain(detail) for detail in error.errors()]
         raise InputError("configuration: " + "; ".join(lines)) from None
 
 
+def as_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values under the configuration's keys, as a person may write them.
+
+    `block`, `gsd`, `min-area` ... are the flags' names; `post: a.tif` is a list of one; `cluster: tcp://host:8786` is
+    its address, and `workers` and `threads` belong to it.
+
+    Raises: InputError when a value is given twice.
+
+    >>> as_keys({"post": "a.tif", "block": 512, "workers": 2})
+    {'post': ('a.tif',), 'block_px': 512, 'cluster': {'workers': 2}}
+    """
+    told: dict[str, Any] = {}
+    cluster: dict[str, Any] = {}
+    for name, value in values.items():
+        plain = str(name).replace("-", "_")
+        key = FLAG_NAMES.get(plain, plain)
+        if key in told or key in cluster:
+            raise InputError(f"configuration: `{name}` is given twice (also as `{key}`); keep one of them")
+        if key in ("workers", "threads"):
+            cluster[key] = value
+        elif key == "cluster" and isinstance(value, str):
+            told[key] = {"address": value}
+        else:
+            told[key] = (value,) if key in SEVERAL and isinstance(value, str) else value
+    if not cluster:
+        return told
+    stated = told.get("cluster", {})
+    if not isinstance(stated, Mapping):
+        return told  # refused with the other keys, by its type
+    if twice := sorted(cluster.keys() & stated.keys()):
+        raise InputError(f"configuration: `{twice[0]}` is given twice (also in `cluster`); keep one of them")
+    return {**told, "cluster": {**stated, **cluster}}
+
+
 def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     key = ".".join(str(part) for part in detail["loc"]) or "run"
+    if detail["type"] == "missing" and key == "name":
+        return "the run has no name; pass --name EVENT_ID or --event FILE|ID, or a `name` in the configuration"
     if detail["type"] == "extra_forbidden":
         known = ", ".join(RunConfig.model_fields)
         return f"unknown key `{key}`; expected one of: {known}"

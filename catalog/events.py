@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,19 @@ def load_event(source: str, *, comcat_url: str = COMCAT_URL) -> Event:
         return parse_event(_read(path), where=source)
     query = urllib.parse.urlencode({"eventid": source, "format": "geojson"})
     return parse_event(_fetch(f"{comcat_url}?{query}", event_id=source), where=source)
+
+
+def with_event(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration values with the event looked up where it is a file or an id; its id names the run that has no name.
+
+    Raises: InputError as `load_event` does.
+    """
+    found = dict(values)
+    if isinstance(found.get("event"), str):
+        found["event"] = load_event(found["event"]).model_dump()
+    event = found.get("event")
+    known = event.get("id") if isinstance(event, Mapping) else getattr(event, "id", None)
+    return found if known is None else {"name": known, **found}
 
 
 def parse_event(text: str, *, where: str) -> Event:

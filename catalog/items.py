@@ -14,6 +14,7 @@ from pystac_client.exceptions import APIError
 from shapely.geometry import box, mapping
 
 from catalog.config import StacConfig
+from catalog.deliveries import find_delivery
 from catalog.grid import Bounds
 from catalog.rasters import RasterInfo, describe_raster
 from catalog.schema import InputError
@@ -29,30 +30,47 @@ ANY_TIME: Final = ("1970-01-01T00:00:00Z", "2200-01-01T00:00:00Z")
 
 
 def local_item(path: str | Path, sensor: Sensor, *, time_utc: datetime | None = None) -> pystac.Item:
-    """The item of a local file: one asset a band, with projection and raster metadata.
+    """The item of a local file, or of a folder with a file a band: one asset a band, with projection metadata.
 
-    Bands are found by their descriptions where the file has them, by the sensor's order otherwise. `time_utc` wins
-    over the file's tags; unknown, the item has no date. A tag PROCESSING_BASELINE decides Sentinel-2's offset.
+    Bands of a file are found by their descriptions where it has them, by the sensor's order otherwise. `time_utc` wins
+    over the file's tags; unknown, the item has no date. A tag PROCESSING_BASELINE decides Sentinel-2's offset. For
+    folders see `catalog.deliveries`.
 
-    Raises: InputError when the file cannot be used, or a required band is missing.
+    Raises: InputError when the file or folder cannot be used, or a required band is missing.
     """
+    if Path(path).is_dir():
+        return _folder_item(Path(path), sensor, time_utc=time_utc)
     info = describe_raster(path)
-    places = _places(info, sensor)
-    time = time_utc or info.time_utc
+    baseline = info.tags.get("PROCESSING_BASELINE")
+    return _item(Path(path).stem, info, _places(info, sensor), time=time_utc or info.time_utc, baseline=baseline)
+
+
+def _folder_item(folder: Path, sensor: Sensor, *, time_utc: datetime | None) -> pystac.Item:
+    """The item of a scene delivered as a folder with a file a band."""
+    scene = find_delivery(folder, sensor)
+    info = describe_raster(scene.files[sensor.bands[sensor.required[0]].assets[0]])
+    places = {key: (str(path.resolve()), 1) for key, path in scene.files.items()}
+    item = _item(folder.resolve().stem, info, places, time=time_utc or scene.time_utc, baseline=scene.baseline)
+    for key, offset in scene.offsets.items():
+        item.assets[key].extra_fields["raster:bands"][0]["offset"] = offset
+    return item
+
+
+def _item(
+    name: str, info: RasterInfo, places: Mapping[str, tuple[str, int]], *, time: datetime | None, baseline: str | None
+) -> pystac.Item:
     properties: dict[str, Any] = {LOCAL: True, "proj:wkt2": info.crs_wkt, "proj:shape": list(info.shape)}
     properties |= {"proj:transform": list(info.transform), "gsd": info.gsd_m}
-    if "PROCESSING_BASELINE" in info.tags:
-        properties[BASELINE] = info.tags["PROCESSING_BASELINE"]
+    if baseline is not None:
+        properties[BASELINE] = baseline
     if info.epsg:
         properties["proj:code"] = f"EPSG:{info.epsg}"
     west, south, east, north = bounds = info.bounds_in(4326)
     unknown = {} if time else {"start_datetime": ANY_TIME[0], "end_datetime": ANY_TIME[1]}
-    item = pystac.Item(
-        Path(path).stem, mapping(box(west, south, east, north)), list(bounds), time, {**properties, **unknown}
-    )
-    for name, (href, index) in places.items():
+    item = pystac.Item(name, mapping(box(west, south, east, north)), list(bounds), time, {**properties, **unknown})
+    for key, (href, index) in places.items():
         raster = {"data_type": info.dtype} | ({} if info.nodata is None else {"nodata": info.nodata})
-        item.add_asset(name, pystac.Asset(href, extra_fields={BAND_INDEX: index, "raster:bands": [raster]}))
+        item.add_asset(key, pystac.Asset(href, extra_fields={BAND_INDEX: index, "raster:bands": [raster]}))
     return item
 
 

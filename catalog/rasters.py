@@ -68,6 +68,11 @@ class RasterInfo:
         """Its coordinate reference system."""
         return CRS(self.crs_wkt)
 
+    @property
+    def crs_name(self) -> str:
+        """EPSG:NUMBER, or the name it gives itself."""
+        return _name(self.crs)
+
     def bounds_in(self, epsg: int) -> Bounds:
         """Left, bottom, right, top in another CRS (the hull of the densified edges)."""
         left, bottom, right, top = transform_bounds(self.crs_wkt, f"EPSG:{epsg}", *self.bounds)
@@ -120,7 +125,6 @@ def _name(crs: CRS) -> str:
 
 
 def _describe(dataset: Any, path: str) -> RasterInfo:  # noqa: ANN401 - rasterio
-    alpha = [i for i, meaning in enumerate(dataset.colorinterp, 1) if meaning == ColorInterp.alpha]
     tags = {**dataset.tags(), **dataset.tags(ns="IMAGERY")}
     crs = CRS(dataset.crs.to_wkt())
     return RasterInfo(
@@ -135,10 +139,23 @@ def _describe(dataset: Any, path: str) -> RasterInfo:  # noqa: ANN401 - rasterio
         gsd_m=_gsd_m(dataset, crs),
         bounds=tuple(dataset.bounds),
         band_names=tuple((text or "").strip().lower() for text in dataset.descriptions),
-        alpha_index=alpha[0] if alpha else None,
+        alpha_index=_alpha_index(dataset),
         time_utc=_acquired(tags, path),
         tags=tags,
     )
+
+
+def _alpha_index(dataset: Any) -> int | None:  # noqa: ANN401 - rasterio
+    """1-based band of transparency; GDAL takes any fourth 8-bit band for it, also one that says it is something else."""
+    names = ((text or "alpha").strip().lower() for text in dataset.descriptions)
+    bands = enumerate(zip(dataset.colorinterp, names, strict=True), 1)
+    return next((i for i, (kind, name) in bands if kind == ColorInterp.alpha and name == "alpha"), None)
+
+
+def _has_mask(dataset: Any) -> bool:  # noqa: ANN401 - rasterio
+    """True where a mask or a band of transparency says which pixels of all bands count."""
+    flags = [flag for band in dataset.mask_flag_enums for flag in band]
+    return MaskFlags.per_dataset in flags and (MaskFlags.alpha not in flags or _alpha_index(dataset) is not None)
 
 
 def _gsd_m(dataset: Any, crs: CRS) -> float:  # noqa: ANN401 - rasterio
@@ -263,7 +280,7 @@ def _read(dataset: Any, window: RioWindow, decoding: Decoding) -> FloatArray:  #
     bad = _nodata(stored, decoding)
     if decoding.collar_px:
         bad |= _at_edge(grown, dataset.shape, decoding.collar_px)
-    if any(MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums):
+    if _has_mask(dataset):
         bad |= dataset.dataset_mask(window=grown) == 0
     shape = (-1, 1, 1)
     scales, offsets = (np.reshape(np.asarray(v, np.float64), shape) for v in (decoding.scales, decoding.offsets))

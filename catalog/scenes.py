@@ -96,9 +96,12 @@ class Epoch:
         parts: list[Any] = [self.role, _plain(sensor(self.sensor))]
         for item in self.items:
             if item["properties"].get(LOCAL):
-                hrefs = sorted({asset["href"] for asset in item["assets"].values()})
-                places = sorted((key, asset[BAND_INDEX]) for key, asset in item["assets"].items())
-                parts.append([[sha256_of(href) for href in hrefs], places, item["properties"].get(BASELINE)])
+                digests = {href: sha256_of(href) for href in {asset["href"] for asset in item["assets"].values()}}
+                places = sorted(
+                    [key, digests[asset["href"]], asset[BAND_INDEX], asset.get("raster:bands")]
+                    for key, asset in item["assets"].items()
+                )
+                parts.append([places, item["properties"].get(BASELINE)])
             else:
                 parts.append([item["id"], item["properties"].get("updated") or item["properties"].get("created")])
         parts.append([sha256_of(path) for path in self.masks])
@@ -118,7 +121,17 @@ def _plain(entry: Sensor) -> list[Any]:
 
 
 def sha256_of(path: str) -> str:
-    """Digest (hex) of a file's bytes, streamed. Raises: InputError when it cannot be read."""
+    """Digest (hex) of a file's bytes, streamed; of a VRT, with those of the files it is made of.
+
+    Raises: InputError when one cannot be read.
+    """
+    if Path(path).suffix.lower() != ".vrt":
+        return _digest(path)
+    with open_raster(path) as dataset:
+        return hashlib.sha256(" ".join(_digest(part) for part in dataset.files).encode()).hexdigest()
+
+
+def _digest(path: str) -> str:
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -268,8 +281,14 @@ def describe_dem(path: str | Path, *, allow_geographic: bool = False) -> DemSour
     info = describe_raster(path, allow_geographic=True)
     if info.crs.geographic and not allow_geographic:
         raise InputError(
-            f"{path}: the DEM's CRS {info.crs} is geographic; expected metres; reproject it to the event's UTM zone, "
-            "or pass --dem-reproject"
+            f"{path}: the DEM's CRS {info.crs_name} is geographic; expected metres; reproject it to the event's UTM "
+            "zone, or pass --dem-reproject"
+        )
+    if info.count != 1 or info.dtype == "uint8":
+        raise InputError(
+            f"{path}: got {info.count} band(s) of {info.dtype}, which looks like a picture; expected a DEM: one band "
+            "of elevations in metres, int16 or float32; give the elevation model with --dem (gdal_translate -b or -ot "
+            "makes one of it where it is one)"
         )
     scale = max(1.0, max(info.shape) / OVERVIEW_PX)
     shape = tuple(max(1, round(size / scale)) for size in info.shape)

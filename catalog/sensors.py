@@ -31,6 +31,8 @@ class BandSource:
     """1-based band of a local file that does not name its bands."""
     scale: float
     offset: float = 0.0
+    files: tuple[str, ...] = ()
+    """Patterns of the band's own file in a scene delivered as a folder, the preferred one first."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class QaSource:
     """Its value for "no data": what pixels outside the file get."""
     sibling: tuple[str, str] | None = None
     """A local file's quality file: what to replace in its name, and by what."""
+    files: tuple[str, ...] = ()
+    """Patterns of its own file in a scene delivered as a folder."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,17 @@ class Sensor:
     dtype: Literal["uint8", "uint16"]
     nodata: int | None
     """DN of nodata in any band; None for 8-bit imagery, where a pixel all 0 or all 255 carries no information."""
-    max_dn: int
-    """Largest DN a typical (median) pixel has."""
+    dn_range: tuple[int, int]
+    """DN of a typical (median) pixel: the least over all bands together, the largest in any one band. What lies
+    outside has another scale, or is another product."""
     licence: str
     qa: QaRule = "none"
     qa_source: QaSource | None = field(default=None)
+
+    @property
+    def is_delivered_by_band(self) -> bool:
+        """True where a scene can come as a folder with a file a band."""
+        return any(source.files for source in self.bands.values())
 
     @property
     def is_8bit(self) -> bool:
@@ -115,8 +125,12 @@ def _baseline(properties: Mapping[str, Any]) -> tuple[int, int]:
 Sources = dict[str, tuple[int, tuple[str, ...]]]
 
 
-def _bands(sources: Sources, *, scale: float, offset: float = 0.0) -> Mapping[str, BandSource]:
-    made = {name: BandSource(assets, index, scale, offset) for name, (index, assets) in sources.items()}
+def _bands(
+    sources: Sources, *, scale: float, offset: float = 0.0, files: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> Mapping[str, BandSource]:
+    made = {
+        name: BandSource(assets, index, scale, offset, files.get(name, ())) for name, (index, assets) in sources.items()
+    }
     return MappingProxyType({name: made[name] for name in BANDS if name in made})
 
 
@@ -125,6 +139,26 @@ _PICTURE: Final[Sources] = {
     "green": (2, ("green",)),
     "blue": (3, ("blue",)),
 }
+_S2_FILES: Final = MappingProxyType(
+    {
+        band: (rf"^(?!MSK_).*_{number}(?:_\d+m)?\.(?:jp2|tiff?)$",)
+        for band, number in {
+            "blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "swir1": "B11", "swir2": "B12",
+        }.items()
+    }
+)  # fmt: skip
+"""Source: ESA (2021), Sentinel-2 products specification 14.9, section 4.9 (names of the image files)."""
+
+_LANDSAT_FILES: Final = MappingProxyType(
+    {
+        band: (rf"^L[CO]0[89]_.*_SR_B{oli}\.tiff?$", rf"^L[TE]0[457]_.*_SR_B{tm}\.tiff?$")
+        for band, (oli, tm) in {
+            "blue": (2, 1), "green": (3, 2), "red": (4, 3), "nir": (5, 4), "swir1": (6, 5), "swir2": (7, 7),
+        }.items()
+    }
+)  # fmt: skip
+"""Landsat 8-9 and 4-7 number the same bands otherwise. Source: USGS LSDS-1619 and LSDS-1618, table of band files."""
+
 _OWN = "stated by whoever supplied the imagery"
 
 SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
@@ -145,14 +179,17 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                         "swir2": (6, ("swir22", "B12", "swir2")),
                     },
                     scale=1e-4,
+                    files=_S2_FILES,
                 ),
                 required=("blue", "green", "red", "nir"),
                 dtype="uint16",
                 nodata=0,
-                max_dn=21_000,
+                dn_range=(1, 12_000),  # reflectance 1.1 with the offset of 1000
                 licence="Copernicus Sentinel data, free and open (legal notice of the European Commission)",
                 qa="scl",
-                qa_source=QaSource("scl", ("scl", "SCL"), 7, "uint8", fill=0),
+                qa_source=QaSource(
+                    "scl", ("scl", "SCL"), 7, "uint8", fill=0, files=(r"_SCL(?:_\d+m)?\.(?:jp2|tiff?)$",)
+                ),
             ),
             Sensor(
                 name="landsat-c2-l2",
@@ -169,14 +206,17 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                     },
                     scale=2.75e-5,
                     offset=-0.2,
+                    files=_LANDSAT_FILES,
                 ),
                 required=("blue", "green", "red", "nir"),
                 dtype="uint16",
                 nodata=0,
-                max_dn=65_454,  # reflectance 1.6, the end of the product's range (USGS LSDS-1619)
+                dn_range=(7_273, 43_636),  # reflectance 0 to 1 (USGS LSDS-1619)
                 licence="USGS, public domain",
                 qa="landsat_qa_pixel",
-                qa_source=QaSource("qa_pixel", ("qa_pixel", "QA_PIXEL"), 7, "uint16", fill=1),
+                qa_source=QaSource(
+                    "qa_pixel", ("qa_pixel", "QA_PIXEL"), 7, "uint16", fill=1, files=(r"_QA_PIXEL\.tiff?$",)
+                ),
             ),
             Sensor(
                 name="planetscope-4b",
@@ -194,7 +234,7 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 required=("blue", "green", "red", "nir"),
                 dtype="uint16",
                 nodata=0,
-                max_dn=20_000,
+                dn_range=(1, 12_000),
                 licence="Planet Labs, commercial: products may show what the contract allows",
                 qa="udm2",
                 qa_source=QaSource("udm2", ("udm2",), 0, "uint8", fill=0, sibling=("AnalyticMS_SR", "udm2")),
@@ -207,7 +247,7 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 required=("blue", "green", "red"),
                 dtype="uint8",
                 nodata=None,
-                max_dn=255,
+                dn_range=(1, 255),
                 licence=_OWN,
             ),
             Sensor(
@@ -218,7 +258,7 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 required=("blue", "green", "red", "nir"),
                 dtype="uint8",
                 nodata=None,
-                max_dn=255,
+                dn_range=(1, 255),
                 licence=_OWN,
             ),
         )

@@ -80,7 +80,17 @@ class Scene(Protocol):
     def clouds(self) -> gpd.GeoDataFrame: ...  # noqa: D102
 
 
-def write_simulated_event(scene: Scene, folder: Path, *, render: RenderStrip) -> dict[str, Path]:
+Report = Callable[[str, int, int], None]
+"""(what, rows done, rows in all)."""
+
+
+def keep_quiet(what: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+def write_simulated_event(
+    scene: Scene, folder: Path, *, render: RenderStrip, report: Report = keep_quiet
+) -> dict[str, Path]:
     """The files of the event by role: pre, post, dem, event, truth. The same scene gives the same bytes.
 
     `truth.gpkg` has the layers landslides (id, area_m2; also those under clouds) and clouds (epoch).
@@ -94,14 +104,14 @@ def write_simulated_event(scene: Scene, folder: Path, *, render: RenderStrip) ->
         raise InputError(f"{folder}: already holds {', '.join(taken)}; expected an empty folder; choose another one")
     folder.mkdir(parents=True, exist_ok=True)
     for epoch in ("pre", "post"):
-        _write_image(scene, paths[epoch], epoch, render)
+        _write_image(scene, paths[epoch], epoch, render, report=report)
     _write_dem(scene, paths["dem"])
     paths["event"].write_text(json.dumps(_event(scene), indent=2) + "\n", encoding="utf-8")
     _write_truth(scene, paths["truth"])
     return paths
 
 
-def _write_image(scene: Scene, path: Path, epoch: str, render: RenderStrip) -> None:
+def _write_image(scene: Scene, path: Path, epoch: str, render: RenderStrip, *, report: Report) -> None:
     """One epoch, strip by strip."""
     first = render(epoch, slice(0, min(STRIP_ROWS, scene.size_px)))
     with _raster(scene, path, scene.gsd_m, count=len(first), dtype=first.dtype.name, predictor=2, nodata=0) as target:
@@ -112,6 +122,7 @@ def _write_image(scene: Scene, path: Path, epoch: str, render: RenderStrip) -> N
             rows = slice(top, min(top + STRIP_ROWS, scene.size_px))
             strip = render(epoch, rows) if top else first
             target.write(strip, window=Window(0, top, scene.size_px, rows.stop - top))
+            report(f"{epoch} image", rows.stop, scene.size_px)
 
 
 def _write_dem(scene: Scene, path: Path) -> None:
@@ -133,7 +144,7 @@ def _raster(
     where = Affine(gsd_m, 0, scene.left_m, 0, -gsd_m, scene.top_m)
     return rasterio.open(
         path, "w", **_TILING, width=side, height=side, count=count, dtype=dtype, nodata=nodata, predictor=predictor,
-        crs=f"EPSG:{scene.epsg}", transform=where, interleave="pixel", bigtiff="if_safer",
+        crs=f"EPSG:{scene.epsg}", transform=where, interleave="pixel", bigtiff="if_safer", alpha="no",
     )  # fmt: skip
 
 

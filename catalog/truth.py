@@ -2,68 +2,195 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyogrio
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
+from odc.geo.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.features import rasterize, shapes
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RioWindow
 from shapely.geometry import shape
 
+from catalog.grid import is_metric
 from catalog.rasters import describe_raster
-from catalog.schema import InputError
+from catalog.schema import CLEAR, LANDSLIDE, NOT_OBSERVED, InputError
 
-STRIP_ROWS = 1024
+STRIP_ROWS: Final = 1024
+LONGEST_SIDE_PX: Final = 4096
+MIN_GSD_M: Final = 1.0
+"""The grid of an inventory that neither lies beside a raster nor states its pixel size."""
+SNAP: Final = 1e-6
+"""Part of a pixel that coordinates may be off by rounding."""
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What a product maps: its class raster and the same as polygons."""
+
+    classes: Path
+    landslides: gpd.GeoDataFrame | None = None
+    """The polygons the raster was burnt from, in its CRS; None where the raster came first."""
+
+    @property
+    def epsg(self) -> int:
+        """EPSG code of both."""
+        return epsg_of(self.classes)
+
+    def outlines(self) -> gpd.GeoDataFrame:
+        """The landslides as polygons in the raster's CRS; may be none."""
+        return polygons_of(self.classes, value=LANDSLIDE) if self.landslides is None else self.landslides
+
+
+@contextmanager
+def open_mapped(product: Path) -> Iterator[Mapped]:
+    """The map to score: of a product folder or a class raster as it is, of a GeoPackage from its polygons.
+
+    A GeoPackage is burnt anew, so that what a reviewer changed in it counts: `landslides` where `observed_area` is, on
+    the grid of the class.tif beside it, without one on a grid of the pixel size its `metadata` states.
+
+    Raises: InputError when there is nothing to score, or a layer is missing.
+    """
+    if product.suffix.lower() != ".gpkg":
+        yield Mapped(class_raster(product))
+        return
+    landslides, observed = read_inventory(product)
+    beside = product.with_name("class.tif")
+    with tempfile.TemporaryDirectory(prefix="landslidenet-") as folder:
+        burnt = Path(folder) / "class.tif"
+        profile = _profile_of(beside) if beside.is_file() else _profile_for(observed, gsd_m=_stated_gsd_m(product))
+        landslides, observed = (layer.to_crs(profile["crs"]) for layer in (landslides, observed))
+        _burn_classes(burnt, profile, landslides=landslides, observed=observed)
+        yield Mapped(burnt, landslides.to_crs(epsg_of(burnt)))
 
 
 def class_raster(product: Path) -> Path:
-    """The class raster of a product folder, or of the folder an inventory lies in, or the file itself.
-
-    Raises: InputError when there is none.
-    """
-    folder = product if product.is_dir() else product.parent
-    path = product if product.suffix == ".tif" else folder / "class.tif"
-    if not path.is_file():
+    """The class raster of a product folder, or the file itself. Raises: InputError when there is none."""
+    path = product / "class.tif" if product.is_dir() else product
+    if not path.is_file() or not is_raster(str(path)):
         raise InputError(
-            f"{product}: no class raster; expected a product folder (OUT/EVENT_ID/vN), its class.tif, or its "
-            "inventory.gpkg with class.tif beside it"
+            f"{product}: no class raster; expected a product folder (OUT/EVENT_ID/vN), its class.tif, or an "
+            "inventory.gpkg"
         )
     return path
 
 
-def read_polygons(source: str, *, epsg: int) -> gpd.GeoDataFrame:
-    """Polygons of FILE[:LAYER[,LAYER]] in a CRS, layers one after the other.
+def read_inventory(path: Path) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame]:
+    """Landslides and observed ground of an inventory, polygons in one metric CRS; the landslides may be none.
+
+    Raises: InputError when the file is no inventory.
+    """
+    known = _layers(path, what="inventory")
+    if missing := [name for name in ("landslides", "observed_area") if name not in known]:
+        raise InputError(
+            f"inventory {path}: no layer {', '.join(missing)}, got {', '.join(known)}; expected an inventory.gpkg as "
+            "`detect` writes it: without observed_area nobody knows what was looked at"
+        )
+    landslides, observed = (gpd.read_file(path, layer=name)[["geometry"]] for name in ("landslides", "observed_area"))
+    if landslides.crs is None or observed.crs is None:
+        raise InputError(f"inventory {path}: has no CRS; assign one, e.g. with ogr2ogr -a_srs")
+    landslides, observed = _only_polygons(landslides), _only_polygons(observed)
+    if observed.empty:
+        raise InputError(f"inventory {path}: its observed_area is empty; expected the ground that was looked at")
+    metric = observed.crs if is_metric(CRS(observed.crs)) else observed.estimate_utm_crs()
+    return landslides.to_crs(metric), observed.to_crs(metric)
+
+
+def _only_polygons(layer: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    layer = layer[layer.geometry.notna() & layer.geom_type.isin(["Polygon", "MultiPolygon"])]
+    return layer[~layer.geometry.is_empty].reset_index(drop=True)
+
+
+def _stated_gsd_m(path: Path) -> float | None:
+    """Pixel size in the table `metadata` of an inventory; None when it is not there."""
+    if "metadata" not in _layers(path, what="inventory"):
+        return None
+    table = pyogrio.read_dataframe(path, layer="metadata", read_geometry=False)
+    values = dict(zip(table["key"], table["value"], strict=True)) if {"key", "value"} <= set(table.columns) else {}
+    try:
+        return float(values["gsd_m"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _profile_of(classes: Path) -> dict[str, Any]:
+    with rasterio.open(classes) as product:
+        return {key: product.profile[key] for key in ("crs", "transform", "width", "height")}
+
+
+def _profile_for(observed: gpd.GeoDataFrame, *, gsd_m: float | None) -> dict[str, Any]:
+    """A grid over the observed ground, its origin a multiple of the pixel size."""
+    left, bottom, right, top = observed.total_bounds.tolist()
+    step = gsd_m if gsd_m and gsd_m > 0 else max(MIN_GSD_M, max(right - left, top - bottom) / LONGEST_SIDE_PX)
+    west, north = math.floor(left / step + SNAP) * step, math.ceil(top / step - SNAP) * step
+    width, height = math.ceil((right - west) / step - SNAP), math.ceil((north - bottom) / step - SNAP)
+    transform = Affine(step, 0, west, 0, -step, north)
+    return {"crs": observed.crs.to_wkt(), "transform": transform, "width": max(1, width), "height": max(1, height)}
+
+
+def _burn_classes(
+    path: Path, profile: dict[str, Any], *, landslides: gpd.GeoDataFrame, observed: gpd.GeoDataFrame
+) -> None:
+    """Write a class raster, strip by strip."""
+    tiling = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "bigtiff": "if_safer"}
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, dtype="uint8", nodata=NOT_OBSERVED, **tiling, **profile
+    ) as out:
+        for window in _strips(out):
+            seen, slide = _burn(observed, out, window), _burn(landslides, out, window)
+            strip = np.where(seen, np.where(slide, LANDSLIDE, CLEAR), NOT_OBSERVED)
+            out.write(strip.astype(np.uint8), 1, window=window)
+
+
+def read_polygons(source: str, *, epsg: int, what: str = "truth") -> gpd.GeoDataFrame:
+    """Polygons of FILE[:LAYER[,LAYER]] in a CRS, layers one after the other; `what` names them in messages.
 
     Raises: InputError when file or layer is missing, it has no CRS, or holds no polygon.
     """
     name, _, wanted = source.partition(":") if not Path(source).exists() else (source, "", "")
     path = Path(name)
-    if not path.is_file():
-        raise InputError(f"truth {name}: no such file; expected FILE[:LAYER[,LAYER]]")
-    try:
-        known = [str(layer) for layer in pyogrio.list_layers(path)[:, 0]]
-    except pyogrio.errors.DataSourceError as error:
-        raise InputError(f"truth {name}: is no vector file ({error}); expected e.g. a GeoPackage") from error
+    known = _layers(path, what=what)
     layers = wanted.split(",") if wanted else known[:1]
     if strangers := [layer for layer in layers if layer not in known]:
-        raise InputError(f"truth {name}: no layer {strangers}; expected of {known}")
+        raise InputError(f"{what} {name}: no layer {strangers}; expected of {known}")
     frames = [gpd.read_file(path, layer=layer)[["geometry"]] for layer in layers]
     if any(frame.crs is None for frame in frames):
-        raise InputError(f"truth {name}: has no CRS; assign one, e.g. with ogr2ogr -a_srs")
+        raise InputError(f"{what} {name}: has no CRS; assign one, e.g. with ogr2ogr -a_srs")
     merged = gpd.GeoDataFrame(pd.concat([frame.to_crs(epsg) for frame in frames], ignore_index=True), crs=epsg)
-    merged = merged[merged.geom_type.isin(["Polygon", "MultiPolygon"])].reset_index(drop=True)
+    merged = _only_polygons(merged)
     if merged.empty:
-        raise InputError(f"truth {name}: layers {layers} hold no polygon")
+        raise InputError(f"{what} {name}: layers {layers} hold no polygon")
     return merged
+
+
+def _layers(path: Path, *, what: str) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"{what} {path}: no such file; expected a vector file, with layers as FILE[:LAYER[,LAYER]]")
+    try:
+        return [str(layer) for layer in pyogrio.list_layers(path)[:, 0]]
+    except pyogrio.errors.DataSourceError as error:
+        raise InputError(f"{what} {path}: is no vector file ({error}); expected e.g. a GeoPackage") from error
+
+
+def check_reference_raster(path: Path, *, what: str) -> Path:
+    """The path of a reference raster that can be read and placed. Raises: InputError, naming `what`, otherwise."""
+    try:
+        describe_raster(path, allow_geographic=True)
+    except InputError as error:
+        raise InputError(f"{what} {error}") from error
+    return path
 
 
 @dataclass(frozen=True)
@@ -80,13 +207,17 @@ def read_strips(
 ) -> Iterator[Strip]:
     """A class raster and its reference, strip by strip on the raster's grid; nearest pixel for reference rasters."""
     with rasterio.open(classes) as product:
-        for row in range(0, product.height, STRIP_ROWS):
-            window = RioWindow(0, row, product.width, min(STRIP_ROWS, product.height - row))
+        for window in _strips(product):
             inside = _burn(aoi, product, window) if aoi is not None else True
             seen = _warp(valid, product, window) > 0 if valid is not None else True
             wanted = _warp(truth, product, window) > 0 if isinstance(truth, Path) else _burn(truth, product, window)
             predicted = product.read(1, window=window)
             yield Strip(predicted, wanted, np.broadcast_to(np.asarray(inside) & seen, predicted.shape))
+
+
+def _strips(raster: Any) -> Iterator[RioWindow]:  # noqa: ANN401 - rasterio
+    for row in range(0, raster.height, STRIP_ROWS):
+        yield RioWindow(0, row, raster.width, min(STRIP_ROWS, raster.height - row))
 
 
 def _burn(layer: gpd.GeoDataFrame, product: Any, window: RioWindow) -> NDArray[np.bool_]:  # noqa: ANN401 - rasterio

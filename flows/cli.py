@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer.core import TyperCommand
 
-from catalog.config import RunConfig, parse_config
+from catalog.config import SEVERAL, RunConfig, as_keys, parse_config
 from catalog.schema import InputError, LandslideError
 
 app = typer.Typer(
@@ -23,33 +26,90 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From satellite imagery before and after an earthquake to a landslide inventory for QGIS.",
 )
-out_console = Console(highlight=False, soft_wrap=True)
+out_console = Console(highlight=False, soft_wrap=True, emoji=False)
 SERVER_START_S = 180
 """A busy machine needs longer than Prefect's 20 s to start its embedded server."""
 
 SCORES = ("precision", "recall", "f1", "iou", "mcc")
-err_console = Console(stderr=True, highlight=False)
+err_console = Console(stderr=True, highlight=False, emoji=False)
+
+FILE_OPTIONS: Final = tuple(f"--{key.replace('_', '-')}" for key in SEVERAL)
+CONFIG_SUFFIXES: Final = (".yaml", ".yml")
+
+Follow = Callable[[str, int, int], None]
+"""(what, done, total): how far long work is."""
+
+
+class ManyFiles(TyperCommand):
+    """A command whose file options take every word up to the next option, so that shell globs work."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - click's, or typer's copy of it
+        """Parse `--post a.tif b.tif` as `--post a.tif --post b.tif`."""
+        return super().parse_args(ctx, spread_files(args))
+
+
+def spread_files(words: Sequence[str]) -> list[str]:
+    """The words with each file option repeated before every file; a YAML file after the first is the configuration.
+
+    >>> spread_files(["--post", "a.tif", "b.tif", "--pre", "p.tif", "run.yaml"])
+    ['--post', 'a.tif', '--post', 'b.tif', '--pre', 'p.tif', 'run.yaml']
+    """
+    spread: list[str] = []
+    option, has_value = None, False
+    for place, word in enumerate(words):
+        if word == "--":
+            return [*spread, *words[place:]]
+        if word.startswith("-"):
+            name, equals, _ = word.partition("=")
+            option, has_value = (name if name in FILE_OPTIONS else None), bool(equals)
+        elif option and has_value and not word.lower().endswith(CONFIG_SUFFIXES):
+            spread.append(option)
+        else:
+            has_value = True
+        spread.append(word)
+    return spread
+
+
+@contextmanager
+def progress_bars() -> Iterator[Follow]:
+    """Progress bars on stderr, one for each thing that is followed."""
+    bars: dict[str, TaskID] = {}
+    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err_console) as progress:
+
+        def follow(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield follow
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"configuration {path}: cannot be read ({error}); expected a YAML file") from error
     if not isinstance(values, dict):
         raise InputError(f"configuration {path}: got {type(values).__name__}; expected keys and values")
-    return values
+    return as_keys(values)
 
 
-@app.command()
+@app.command(cls=ManyFiles)
 def detect(
-    config: Annotated[Path | None, typer.Argument(help="YAML file with the same keys as the flags.")] = None,
-    post: Annotated[list[str] | None, typer.Option(help="Post-event raster; repeat for several.")] = None,
-    pre: Annotated[list[str] | None, typer.Option(help="Pre-event raster; repeat for several.")] = None,
-    mask: Annotated[list[str] | None, typer.Option(help="Raster, non-zero = not observed (post).")] = None,
-    pre_mask: Annotated[list[str] | None, typer.Option(help="Raster, non-zero = not observed (pre).")] = None,
+    config: Annotated[Path | None, typer.Argument(help="YAML file: the flags' names as keys.")] = None,
+    post: Annotated[
+        list[str] | None, typer.Option(metavar="FILE...", help="Post-event scenes: rasters, or folders as delivered.")
+    ] = None,
+    pre: Annotated[list[str] | None, typer.Option(metavar="FILE...", help="Pre-event scenes.")] = None,
+    mask: Annotated[
+        list[str] | None, typer.Option(metavar="FILE...", help="Rasters, non-zero = not observed (post).")
+    ] = None,
+    pre_mask: Annotated[
+        list[str] | None, typer.Option(metavar="FILE...", help="Rasters, non-zero = not observed (pre).")
+    ] = None,
     dem: Annotated[str | None, typer.Option(help="Elevation raster, metres.")] = None,
     dem_reproject: Annotated[bool | None, typer.Option("--dem-reproject", help="Accept a geographic DEM.")] = None,
     aoi: Annotated[str | None, typer.Option(help="Vector file: the area of interest.")] = None,
@@ -70,34 +130,33 @@ def detect(
     cluster: Annotated[str | None, typer.Option(help="local, tcp://HOST:PORT, or a cluster class.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the network in each worker.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print run.json before the folder.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print run.json in one line; the folder is the line after.")
+    ] = False,
 ) -> None:
     """Imagery to a versioned landslide inventory. The last line on stdout is the product's folder."""
-    values = _read_config(config)
     flags = {
         "post": post, "pre": pre, "mask": mask, "pre_mask": pre_mask, "dem": dem, "dem_reproject": dem_reproject,
-        "aoi": aoi, "name": name, "sensor": sensor, "post_time_utc": post_time, "pre_time_utc": pre_time,
-        "model": model, "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd, "block_px": block,
-        "root": root, "out": out,
+        "aoi": aoi, "event": event, "name": name, "sensor": sensor, "post_time_utc": post_time,
+        "pre_time_utc": pre_time, "model": model, "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd,
+        "block_px": block, "root": root, "out": out,
     }  # fmt: skip
-    values |= {key: value for key, value in flags.items() if value is not None}
+    values = _read_config(config) | {key: value for key, value in flags.items() if value is not None}
     placed = {"address": cluster, "workers": workers, "threads": threads}
-    values["cluster"] = {**values.get("cluster", {}), **{k: v for k, v in placed.items() if v is not None}}
-    folder = run_detect(values, event=event)
+    stated = values.get("cluster") or {}
+    if isinstance(stated, dict):
+        values["cluster"] = stated | {key: value for key, value in placed.items() if value is not None}
+    folder = run_detect(values)
     if as_json:
-        out_console.print((folder / "run.json").read_text(), markup=False)
-    out_console.print(str(folder), markup=False)
+        typer.echo(json.dumps(json.loads((folder / "run.json").read_text(encoding="utf-8"))))
+    typer.echo(folder)
 
 
-def run_detect(values: dict[str, Any], *, event: str | None) -> Path:
+def run_detect(values: dict[str, Any]) -> Path:
     """The product folder of a detection with these configuration values; the event is looked up first."""
-    from catalog.events import load_event  # heavy imports wait until a command needs them
+    from catalog.events import with_event  # heavy imports wait until a command needs them
 
-    if event is not None:
-        loaded = load_event(event)
-        values = {"name": loaded.id, **values, "event": loaded.model_dump()}
-    config = parse_config(values)
-    return _in_flow(config)
+    return _in_flow(parse_config(with_event(values)))
 
 
 def _in_flow(config: RunConfig) -> Path:
@@ -112,25 +171,34 @@ def _in_flow(config: RunConfig) -> Path:
     )
 
     from flows.detect import detect as detect_flow
-    from tasks.steps import check, on_progress
+    from tasks.steps import check, following
 
     check(config)
-    bars: dict[str, TaskID] = {}
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    _quieten_prefect()
     with (
-        Progress(*columns, console=err_console) as progress,
+        progress_bars() as follow,
+        following(follow),
         temporary_settings(
             {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S, PREFECT_SERVER_ANALYTICS_ENABLED: False}
         ),
     ):
-
-        def follow(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total)
-            progress.update(bars[stage], completed=done, total=total)
-
-        on_progress(follow)
         return Path(detect_flow(config))
+
+
+def _quieten_prefect() -> None:
+    """Only Prefect's warnings and errors on the terminal, unless its level was set: the bars say the rest.
+
+    A Prefect server still gets every line. To be called once a flow is imported, which sets up Prefect's logging.
+    """
+    from prefect.logging.handlers import PrefectConsoleHandler
+    from prefect.settings import get_current_settings
+
+    if "level" in get_current_settings().logging.model_fields_set:
+        return
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.extra"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(logging.WARNING)
 
 
 @app.command()
@@ -144,9 +212,11 @@ def simulate(
     """A simulated earthquake with landslides, for demonstration and tests. Last line on stdout: the folder."""
     from tasks.review import simulate_event
 
-    for path in simulate_event(out, size_px=size, gsd_m=gsd, seed=seed, sensor=sensor).values():
-        err_console.print(f"  {path}", markup=False)
-    out_console.print(str(out), markup=False)
+    with progress_bars() as follow:
+        paths = simulate_event(out, size_px=size, gsd_m=gsd, seed=seed, sensor=sensor, report=follow)
+    for path in paths.values():
+        err_console.print(f"  {path}", markup=False, soft_wrap=True)
+    typer.echo(out)
 
 
 @app.command()
@@ -162,7 +232,7 @@ def evaluate(
 
     result = evaluate_product(product, truth=truth, aoi=aoi, valid=valid)
     if as_json:
-        out_console.print(json.dumps(result, indent=2), markup=False)
+        typer.echo(json.dumps(result, indent=2))
     else:
         print_scores(result)
 
@@ -209,16 +279,18 @@ def demo(
     if all(path.is_file() for path in scene.values()):
         err_console.print(f"using the scene of an earlier demo: {folder}", markup=False)
     else:
-        scene = simulate_event(folder, size_px=size, gsd_m=10.0, seed=7, sensor="rgb8")
+        with progress_bars() as follow:
+            scene = simulate_event(folder, size_px=size, gsd_m=10.0, seed=7, sensor="rgb8", report=follow)
     values = {
         "post": [str(scene["post"])], "pre": [str(scene["pre"])], "dem": str(scene["dem"]),
-        "sensor": "rgb8", "root": str(out / "store"), "out": str(out / "products"), "block_px": 512,
+        "event": str(scene["event"]), "sensor": "rgb8", "root": str(out / "store"), "out": str(out / "products"),
+        "block_px": 512,
     }  # fmt: skip
-    product = run_detect(values, event=str(scene["event"]))
+    product = run_detect(values)
     result = evaluate_product(product, truth=f"{scene['truth']}:landslides", aoi=None, valid=None)
     out_console.print("Simulated truth: these scores say that the pipeline works, not how it does on a real event.")
     print_scores(result)
-    out_console.print(str(product), markup=False)
+    typer.echo(product)
 
 
 @app.command()
@@ -228,15 +300,16 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
     rows = list_models()
     if as_json:
-        out_console.print(json.dumps(rows, indent=2), markup=False)
+        typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(title="Networks", title_justify="left")
-    keys = ("name", "bands", "gsd_m", "parameters", "weights", "licence", "metrics")
-    for key in keys:
-        table.add_column(key)
+    table = Table(title="Networks", title_justify="left", show_lines=True)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is and knows", overflow="fold")
+    keys = ("bands", "gsd_m", "parameters", "weights", "licence", "metrics")
     for row in rows:
-        table.add_row(*(str(row[key]) for key in keys))
-    out_console.print(table)
+        told = [row["summary"], *(f"{key.removesuffix('_m')}: {row[key]}" for key in keys)]
+        table.add_row(row["name"], "\n".join(told))
+    out_console.print(table, soft_wrap=False)
 
 
 @app.command()
@@ -254,7 +327,7 @@ def train(
 
     config = TrainConfig(seed=seed, steps=steps)
     weights = train_flow(tiles=tiles, out=out, model=model, config=config, without_blocks=without_blocks)
-    out_console.print(str(weights), markup=False)
+    typer.echo(weights)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from prefect import flow, runtime, tags
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from catalog.config import RunConfig, parse_config
+from catalog.events import with_event
 from flows.cluster import dask_client, network_threads
 from tasks import steps
 
@@ -15,7 +16,7 @@ from tasks import steps
 def _run_name() -> str:
     config = runtime.flow_run.parameters["config"]
     values = config if isinstance(config, dict) else config.model_dump()
-    return f"{values['name']} · {values.get('sensor', 'rgb8')} · {values.get('model', 'default model')}"
+    return f"{values.get('name') or 'event'} · {values.get('sensor', 'rgb8')} · {values.get('model', 'default model')}"
 
 
 @flow(
@@ -31,7 +32,7 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
 
     Raises: InputError for inputs that cannot be worked with.
     """
-    config = parse_config(config) if isinstance(config, dict) else config
+    config = parse_config(with_event(config)) if isinstance(config, dict) else config
     prepared = steps.check(config)
     with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
         return _story(prepared, client=client, threads=network_threads(config.cluster))

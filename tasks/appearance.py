@@ -6,6 +6,7 @@ up by absolute position, and everything that reaches sideways (blur, registratio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from rasterio.features import rasterize
 from scipy import ndimage
 
 from catalog.schema import FloatArray
-from tasks.simulation import Epoch, EpochState, Sensor, SimulatedEvent
+from tasks.simulation import BAND_NAMES, QA_BANDS, Epoch, EpochState, Sensor, SimulatedEvent
 
 IntArray = NDArray[np.int64]
 
@@ -53,17 +54,41 @@ DIFFUSE: Final = 0.24
 """Part of the light that comes from the sky."""
 HALO_PX: Final = 4
 
+_SCALES: Final[Mapping[Sensor, tuple[float, float]]] = MappingProxyType(
+    {"sentinel2-l2a": (1e-4, 0.0), "planetscope-4b": (1e-4, 0.0), "landsat-c2-l2": (2.75e-5, -0.2)}
+)
+"""Reflectance = DN * scale + offset, as in the products' specifications (see `catalog.sensors`)."""
+
+LARGEST_DN: Final[Mapping[Sensor, int]] = MappingProxyType(
+    {"sentinel2-l2a": 20_000, "planetscope-4b": 20_000, "landsat-c2-l2": 65_454}
+)
+
+SHOWN: Final = ("land", "water", "shadow", "cloud")
+QA_COVER: Final = 0.5
+"""Part of a pixel from which it is classified as water or shadow."""
+QA_OPACITY: Final = 0.15
+"""Opacity from which a cloud is flagged: processors see thin cloud, and dilate."""
+
+QA_CODES: Final[Mapping[Sensor, NDArray[np.uint16]]] = MappingProxyType(
+    {
+        "sentinel2-l2a": np.array([4, 6, 3, 9], np.uint16),  # vegetation (bare land too), water, shadow, cloud
+        "landsat-c2-l2": np.array([1 << 6, 1 << 6 | 1 << 7, 1 << 4, 1 << 3], np.uint16),  # clear, water, shadow, cloud
+    }
+)
+"""The code of each of `SHOWN`. Source: ESA (2021), Sen2Cor 2.10 classes; USGS LSDS-1619, table 6-3 (bits)."""
+
 
 def render(event: SimulatedEvent, *, epoch: Epoch, rows: slice) -> NDArray[Any]:
-    """A strip of imagery, (band, y, x): uint8 for the 8-bit sensors, uint16 for Sentinel-2; nodata 0.
+    """A strip of imagery, (band, y, x): uint8 for the 8-bit sensors, uint16 for the others; nodata 0.
 
-    Sentinel-2's digital numbers are reflectance x 10000, without the offset of its later baselines.
+    Sentinel-2's digital numbers are reflectance x 10000, without the offset of its later baselines. Its scene
+    classification, or Landsat's quality band, is the last band: cloud, shadow and water where they were painted.
     The bands are in the order of `event.band_names`; `rows` is a slice of the scene's rows with both ends given.
     """
     state = event.epochs[epoch]
     y = np.arange(rows.start - HALO_PX, rows.stop + HALO_PX)
     x = np.arange(-HALO_PX, event.size_px + HALO_PX)
-    columns = [_COLUMN[name] for name in event.band_names]
+    columns = [_COLUMN[name] for name in BAND_NAMES[event.sensor]]
     scene = _Strip(event, state, epoch, y, x, columns)
     reflectance = scene.reflectance()
     for band in reflectance:
@@ -73,7 +98,12 @@ def render(event: SimulatedEvent, *, epoch: Epoch, rows: slice) -> NDArray[Any]:
     for i, row in enumerate(range(rows.start, rows.stop)):
         rng = Generator(PCG64((*noise_key, row)))
         reflectance[:, i] += NOISE * rng.standard_normal((len(columns), event.size_px), dtype=np.float32)
-    return _encoded(reflectance, event.sensor)
+    bands = _encoded(reflectance, event.sensor)
+    if event.sensor not in QA_BANDS:
+        return bands
+    dy, dx = (HALO_PX + round(shift) for shift in state.shift_px)
+    shown = scene.shown()[dy : dy + bands.shape[1], dx : dx + bands.shape[2]]
+    return np.concatenate([bands, QA_CODES[event.sensor][shown][None]])
 
 
 class _Strip:
@@ -103,6 +133,15 @@ class _Strip:
         image *= self._sunlight()
         self._weather(image)
         return image
+
+    def shown(self) -> IntArray:
+        """What each pixel shows, (y, x): an index of `SHOWN`."""
+        land = self.event.landscape
+        wet = np.maximum(_ramp(40 * (self._up(land.river) + 0.04 * self.ground - 0.36)) * 0.9,
+                         _ramp(30 * (self._up(land.lake) - 0.5)))  # fmt: skip
+        shown = np.where(wet > QA_COVER, SHOWN.index("water"), SHOWN.index("land"))
+        shown = np.where(self._up(self.state.shadow) > QA_COVER, SHOWN.index("shadow"), shown)
+        return np.where(self._up(self.state.cloud) > QA_OPACITY, SHOWN.index("cloud"), shown)
 
     def _fields(self, image: FloatArray) -> None:
         """Parcels on flat land, each with one crop; some are ploughed or cut between the epochs."""
@@ -245,7 +284,8 @@ def _hash01(key: IntArray) -> FloatArray:
 
 def _encoded(reflectance: FloatArray, sensor: Sensor) -> NDArray[Any]:
     """Digital numbers, at least 1: 0 is nodata."""
-    if sensor == "sentinel2-l2a":
-        return np.clip(np.round(reflectance * 10_000), 1, 20_000).astype(np.uint16)
+    if sensor in _SCALES:
+        scale, offset = _SCALES[sensor]
+        return np.clip(np.round((reflectance - offset) / scale), 1, LARGEST_DN[sensor]).astype(np.uint16)
     dn = 255 * (np.clip(reflectance, 0, STRETCH_WHITE) / STRETCH_WHITE) ** np.float32(STRETCH_GAMMA)
     return np.clip(np.round(dn), 1, 255).astype(np.uint8)

@@ -7,14 +7,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import geopandas as gpd
 import numpy as np
 import shapely
 import torch
 
 from catalog.schema import InputError
-from catalog.simulated import write_simulated_event
+from catalog.simulated import Report, keep_quiet, write_simulated_event
 from catalog.tiles import read_landslide4sense
-from catalog.truth import class_raster, epsg_of, is_raster, polygons_of, read_polygons, read_strips, valid_ground
+from catalog.truth import (
+    check_reference_raster,
+    is_raster,
+    open_mapped,
+    read_polygons,
+    read_strips,
+    valid_ground,
+)
 from models.augment import Tiles
 from models.calibration import calibration_error, fit_calibration
 from models.cards import WEIGHTS_DIR, ModelCard, load_card, save_model
@@ -30,10 +38,19 @@ THRESHOLDS: Final = tuple(round(0.02 * k, 2) for k in range(5, 40))
 VALIDATION_MAGNIFY: Final = 2
 
 
-def simulate_event(out: Path, *, size_px: int, gsd_m: float, seed: int, sensor: str) -> dict[str, Path]:
-    """The files of a simulated event by role: pre, post, dem, event, truth."""
+def simulate_event(
+    out: Path, *, size_px: int, gsd_m: float, seed: int, sensor: str, report: Report = keep_quiet
+) -> dict[str, Path]:
+    """The files of a simulated event by role: pre, post, dem, event, truth; `report` hears how far it is."""
+    report("earthquake", 0, 1)
     event = simulate(size_px=size_px, gsd_m=gsd_m, seed=seed, sensor=sensor)  # type: ignore[arg-type]
-    return write_simulated_event(event, out, render=lambda epoch, rows: render(event, epoch=epoch, rows=rows))  # type: ignore[arg-type]
+    report("earthquake", 1, 1)
+    return write_simulated_event(
+        event,
+        out,
+        render=lambda epoch, rows: render(event, epoch=epoch, rows=rows),  # type: ignore[arg-type]
+        report=report,
+    )
 
 
 def evaluate_product(product: Path, *, truth: str, aoi: Path | None, valid: Path | None) -> dict[str, Any]:
@@ -41,24 +58,35 @@ def evaluate_product(product: Path, *, truth: str, aoi: Path | None, valid: Path
 
     Raises: InputError when product or reference cannot be read, or nothing of the product lies on the reference.
     """
-    classes = class_raster(product)
-    epsg = epsg_of(classes)
-    area = read_polygons(str(aoi), epsg=epsg) if aoi else None
-    reference = Path(truth) if is_raster(truth) else read_polygons(truth, epsg=epsg)
-    counts = PixelCounts()
-    for strip in read_strips(classes, truth=reference, aoi=area, valid=valid):
-        counts += pixel_scores(strip.predicted, strip.truth, strip.valid)
-    result: dict[str, Any] = {"product": str(product), "truth": truth, "pixels": scores(counts)}
-    if counts.tp + counts.fp + counts.fn + counts.tn == 0:
-        raise InputError(f"{product}: no observed pixel lies on the reference {truth}; check that they overlap")
-    if not isinstance(reference, Path):
-        ground = shapely.union_all(valid_ground(classes, aoi=area, valid=valid).geometry.to_numpy())
-        predicted = polygons_of(classes, value=1)
-        shapely.prepare(ground)
-        reference = reference[shapely.intersects(reference.geometry.to_numpy(), ground)]
-        result["objects"] = object_scores(predicted, reference, valid=ground)
-        result["area"] = area_error(predicted, reference, valid=ground)
-    return result
+    with open_mapped(product) as mapped:
+        area = read_polygons(str(aoi), epsg=mapped.epsg, what="aoi") if aoi else None
+        seen = check_reference_raster(valid, what="valid") if valid else None
+        reference = (
+            check_reference_raster(Path(truth), what="truth")
+            if is_raster(truth)
+            else read_polygons(truth, epsg=mapped.epsg)
+        )
+        counts = PixelCounts()
+        for strip in read_strips(mapped.classes, truth=reference, aoi=area, valid=seen):
+            counts += pixel_scores(strip.predicted, strip.truth, strip.valid)
+        if counts == PixelCounts():
+            raise InputError(f"{product}: no observed pixel lies on the reference {truth}; check that they overlap")
+        result: dict[str, Any] = {"product": str(product), "truth": truth, "pixels": scores(counts)}
+        if isinstance(reference, Path):
+            return result
+        ground = shapely.union_all(valid_ground(mapped.classes, aoi=area, valid=seen).geometry.to_numpy())
+        return result | _compare_objects(mapped.outlines(), reference, ground=ground)
+
+
+def _compare_objects(
+    predicted: gpd.GeoDataFrame, reference: gpd.GeoDataFrame, *, ground: shapely.Geometry
+) -> dict[str, Any]:
+    shapely.prepare(ground)
+    near = reference[shapely.intersects(reference.geometry.to_numpy(), ground)]
+    return {
+        "objects": object_scores(predicted, near, valid=ground),
+        "area": area_error(predicted, near, valid=ground),
+    }
 
 
 def list_models() -> list[dict[str, Any]]:

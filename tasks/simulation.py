@@ -24,7 +24,7 @@ from catalog.schema import FloatArray, InputError
 from tasks.landscape import Landscape, find_roads, fractal, grow_clouds, grow_landscape
 from tasks.slides import SMALLEST_PX, draw_areas, peak_acceleration, place_slides, susceptibility
 
-Sensor = Literal["rgb8", "rgbnir8", "sentinel2-l2a"]
+Sensor = Literal["rgb8", "rgbnir8", "sentinel2-l2a", "landsat-c2-l2", "planetscope-4b"]
 Epoch = Literal["pre", "post"]
 
 BAND_NAMES: Final[Mapping[Sensor, tuple[str, ...]]] = MappingProxyType(
@@ -32,8 +32,13 @@ BAND_NAMES: Final[Mapping[Sensor, tuple[str, ...]]] = MappingProxyType(
         "rgb8": ("red", "green", "blue"),
         "rgbnir8": ("red", "green", "blue", "nir"),
         "sentinel2-l2a": ("blue", "green", "red", "nir", "swir1", "swir2"),
+        "landsat-c2-l2": ("blue", "green", "red", "nir", "swir1", "swir2"),
+        "planetscope-4b": ("blue", "green", "red", "nir"),
     }
 )
+QA_BANDS: Final[Mapping[Sensor, str]] = MappingProxyType({"sentinel2-l2a": "scl", "landsat-c2-l2": "qa_pixel"})
+"""The quality band that follows the others. PlanetScope's is a file of its own, which is not simulated."""
+
 LARGEST_FRACTION: Final = 0.012
 """Of the scene, for small scenes."""
 LARGEST_M2: Final = 1.0e6
@@ -122,8 +127,9 @@ class SimulatedEvent:
 
     @property
     def band_names(self) -> tuple[str, ...]:
-        """Bands of the imagery, in order."""
-        return BAND_NAMES[self.sensor]
+        """Bands of the imagery, in order, the quality band last."""
+        quality = (QA_BANDS[self.sensor],) if self.sensor in QA_BANDS else ()
+        return BAND_NAMES[self.sensor] + quality
 
 
 def simulate(*, size_px: int, gsd_m: float, seed: int, sensor: Sensor = "rgb8") -> SimulatedEvent:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -161,9 +162,14 @@ def _follow(title: str, done: int, total: int) -> None:
         listener(title, done, total)
 
 
-def on_progress(listener: Callable[[str, int, int], None]) -> None:
-    """Call `listener(stage, done, total)` for every finished block: the command line's progress bars."""
+@contextmanager
+def following(listener: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Call `listener(stage, done, total)` for every finished block inside: the command line's progress bars."""
     _LISTENERS.append(listener)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(listener)
 
 
 @task(task_run_name="ingest {epoch.role}", **RETRY)

@@ -140,11 +140,32 @@ def geographic_dem(tmp_path):
 
 
 def test_check_inputs_geographic_dem(given, tmp_path):
-    refused("pass --dem-reproject", given, dem=geographic_dem(tmp_path))
+    refused("CRS EPSG:4326 is geographic; .* pass --dem-reproject", given, dem=geographic_dem(tmp_path))
 
 
 def test_check_inputs_geographic_dem_when_allowed(given, tmp_path):
     assert checked(given, dem=geographic_dem(tmp_path), dem_reproject=True).dem.gsd_m == pytest.approx(24.5, abs=0.1)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_check_inputs_picture_as_dem(given, tmp_path, bands):
+    dem = write(tmp_path / "rgb.tif", picture(bands=bands))
+    refused(rf"got {bands} band\(s\) of uint8, which looks like a picture; expected a DEM", given, dem=dem)
+
+
+@pytest.mark.parametrize("key", ["out", "root"])
+def test_check_inputs_place_that_cannot_be_written(given, tmp_path, key):
+    (tmp_path / "file").write_text("")
+    refused(f"--{key} {tmp_path}/file/x: cannot be written", given, **{key: f"{tmp_path}/file/x"})
+
+
+def test_check_inputs_leaves_nothing_behind(given, tmp_path):
+    checked(given, out=str(tmp_path / "new/out"), root=str(tmp_path / "new/store"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_check_inputs_products_are_local(given):
+    refused("expected a folder: products are local files", given, out="s3://bucket/out")
 
 
 def test_check_inputs_wrong_dtype(given, tmp_path):
@@ -156,9 +177,34 @@ def test_check_inputs_8bit_values_in_a_reflectance_sensor(given, tmp_path):
     refused("looks like 8-bit", given, post=(post,), pre=(), sensor="sentinel2-l2a")
 
 
-def test_check_inputs_values_beyond_the_scale(given, tmp_path):
-    post = write(tmp_path / "a.tif", picture(bands=4, dtype=np.uint16, low=40_000, high=60_000))
-    refused("half of its values are above 20000", given, post=(post,), pre=(), sensor="planetscope-4b")
+def band_stack(*medians):
+    """Bands of uint16 around each number."""
+    spread = np.random.default_rng(1).uniform(0.9, 1.1, (len(medians), 60, 60))
+    return (spread * np.array(medians)[:, None, None]).astype(np.uint16)
+
+
+SENTINEL2_DN = band_stack(400, 600, 500, 2800, 1700, 900)
+LANDSAT_DN = band_stack(8700, 9800, 9500, 17_000, 14_000, 11_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("planetscope-4b", picture(bands=4, dtype=np.uint16, low=40_000, high=60_000), "above 12000"),
+        ("sentinel2-l2a", LANDSAT_DN, "above 12000"),
+        ("landsat-c2-l2", SENTINEL2_DN, "below 7273"),
+        ("landsat-c2-l2", picture(bands=6, dtype=np.uint16, low=30_000, high=60_000), "above 43636"),
+    ],
+    ids=["large", "landsat-as-sentinel", "sentinel-as-landsat", "noise"],
+)
+def test_check_inputs_values_beyond_the_scale(given, tmp_path, name, data, message):
+    post = write(tmp_path / "a.tif", data)
+    refused(f"half of its values are {message}", given, post=(post,), pre=(), sensor=name)
+
+
+@pytest.mark.parametrize(("name", "data"), [("sentinel2-l2a", SENTINEL2_DN), ("landsat-c2-l2", LANDSAT_DN)])
+def test_check_inputs_values_of_the_scale(given, tmp_path, name, data):
+    assert checked(given, post=(write(tmp_path / "a.tif", data),), pre=(), sensor=name).grid.gsd_m == 10.0
 
 
 def test_check_inputs_imagery_without_a_valid_pixel(given, tmp_path):

@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from html.parser import HTMLParser
 from pathlib import Path
 
 import dask.array as da
@@ -17,6 +18,7 @@ import pystac
 import pytest
 import rasterio
 import xarray as xr
+from PIL import Image
 from rasterio.features import shapes
 from scipy.ndimage import gaussian_filter
 from shapely.geometry import shape
@@ -117,6 +119,65 @@ def published(product, tmp_path):
 
 def test_publish_writes_every_file(published):
     assert {p.name for p in published.iterdir()} == {*WRITERS, "class.tif.aux.xml"}
+
+
+class _Page(HTMLParser):
+    """Elements that are open: a page that is whole closes them all."""
+
+    VOID = frozenset({"meta", "img", "br", "hr", "link", "input", "col"})
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID and tag not in SVG_LEAVES:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            assert self.open.pop() == tag
+
+
+SVG_LEAVES = frozenset({"path", "circle", "rect", "line", "use", "image", "polyline", "polygon", "stop", "ellipse"})
+
+
+def _read_tif(path):
+    with rasterio.open(path) as tif:
+        return tif.read(1)
+
+
+def _read_png(path):
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.size
+
+
+def _read_html(path):
+    page = _Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    return path
+
+
+OUTSIDE_READERS = {
+    "inventory.gpkg": lambda path: pyogrio.read_dataframe(path, layer="landslides"),
+    "inventory.parquet": pq.read_table,
+    "probability.tif": _read_tif,
+    "class.tif": _read_tif,
+    "disagreement.tif": _read_tif,
+    "map.png": _read_png,
+    "report.html": _read_html,
+    "item.json": pystac.Item.from_file,
+    "run.json": lambda path: json.loads(path.read_text()),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_writer_writes_its_file_which_others_can_read(product, tmp_path, name):
+    path = WRITERS[name](replace(product, preview=read_preview(product)), tmp_path)
+    assert path == tmp_path / name
+    assert OUTSIDE_READERS[name](path) is not None
 
 
 def test_publish_leaves_no_partial_folder(published):

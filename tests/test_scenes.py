@@ -12,8 +12,9 @@ from catalog.config import data_dir
 from catalog.items import local_item
 from catalog.rasters import describe_raster
 from catalog.scenes import Epoch, describe_dem, read_elevation, read_epoch
-from catalog.schema import InputError
-from catalog.sensors import sensor
+from catalog.schema import InputError, Quality
+from catalog.sensors import SENSORS, sensor
+from tasks.preprocess import quality
 
 LEFT, TOP = 583_200.0, 4_737_000.0
 
@@ -127,6 +128,17 @@ def test_read_epoch_alpha_zero_is_nodata(tmp_path):
     assert np.argwhere(np.isnan(scene["red"].data)).tolist() == [[4, 4]]
 
 
+def test_read_epoch_fourth_band_that_names_itself_is_no_alpha(tmp_path):
+    data = np.concatenate([picture(10, 10), np.full((1, 10, 10), 80, np.uint8)])
+    data[3, 4, 4] = 0  # water: black in the near infrared
+    path = write(tmp_path / "a.tif", data, names=("red", "green", "blue", "nir"))
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3] == rasterio.enums.ColorInterp.alpha
+    scene = read_epoch(epoch_of(path, name="rgbnir8"), box(10, 10))[0].compute()
+    assert float(scene["nir"][4, 4]) == 0.0
+    assert np.isfinite(scene["red"]).all()
+
+
 def test_read_epoch_mask_files_are_united(tmp_path):
     drawn = np.zeros((2, 10, 10), np.uint8)
     drawn[0, 1, 1], drawn[1, 8, 8] = 1, 7
@@ -134,6 +146,25 @@ def test_read_epoch_mask_files_are_united(tmp_path):
     scene = read_epoch(epoch_of(write(tmp_path / "a.tif", picture(10, 10)), masks=masks), box(12, 12))[0].compute()
     assert scene["mask"].dtype == np.uint8
     assert np.argwhere(scene["mask"].data).tolist() == [[1, 1], [8, 8]]
+
+
+@pytest.mark.parametrize("entry", SENSORS.values(), ids=SENSORS)
+def test_read_epoch_of_each_sensor_is_reflectance(tmp_path, entry):
+    """Every sensor of the registry: a file made by its scale and offset reads back as what it was made of."""
+    bands = sorted(entry.bands, key=lambda band: entry.bands[band].index)
+    wanted = {band: np.linspace(0.02, 0.25, 100).reshape(10, 10) + 0.01 * i for i, band in enumerate(bands)}
+    dn = [(wanted[band] - entry.bands[band].offset) / entry.bands[band].scale for band in bands]
+    data = np.round(dn).astype(entry.dtype)
+    if entry.qa_source and entry.qa_source.index:
+        clear = {"scl": 4, "qa_pixel": 1 << 6}[entry.qa_source.variable]
+        data = np.concatenate([data, np.full((1, 10, 10), clear, entry.dtype)])
+    epoch = epoch_of(write(tmp_path / "a.tif", data), name=entry.name)
+    scene = read_epoch(epoch, box(10, 10))[0].compute()
+    assert epoch.bands == tuple(entry.bands)
+    for band in bands:
+        np.testing.assert_allclose(scene[band], wanted[band], atol=0.51 * entry.bands[band].scale)
+    rule = entry.qa if entry.qa_source and entry.qa_source.variable in scene else "none"
+    assert (quality(scene, qa=rule).data == Quality.CLEAR).all()
 
 
 def sentinel(path, *, count=7, tags=None):

@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from odc.geo.geobox import GeoBox
 from rasterio.features import rasterize
 
 from catalog.config import Event
-from catalog.schema import InputError
+from catalog.items import local_item
+from catalog.scenes import Epoch, read_epoch
+from catalog.schema import InputError, Quality
+from catalog.sensors import SENSORS
 from catalog.simulated import write_simulated_event
 from tasks.appearance import render, upsampled
 from tasks.landscape import catchment_area, drained, fractal
-from tasks.simulation import simulate
+from tasks.preprocess import quality
+from tasks.simulation import QA_BANDS, simulate
 from tasks.slides import MALAMUD_RHO, draw_areas, peak_acceleration
 
 
@@ -135,10 +140,43 @@ def test_shadows_are_where_the_sun_casts_them(event, images):
     assert images["post"][1][dark].mean() < 0.85 * images["post"][1][(shadow < 0.02) & (cloud < 0.02)].mean()
 
 
-@pytest.mark.parametrize(("sensor", "bands", "dtype"), [("rgbnir8", 4, "uint8"), ("sentinel2-l2a", 6, "uint16")])
+@pytest.mark.parametrize(
+    ("sensor", "bands", "dtype"),
+    [
+        ("rgbnir8", 4, "uint8"),
+        ("sentinel2-l2a", 7, "uint16"),
+        ("landsat-c2-l2", 7, "uint16"),
+        ("planetscope-4b", 4, "uint16"),
+    ],
+)
 def test_render_has_the_bands_of_the_sensor(sensor, bands, dtype):
     strip = render(simulate(size_px=256, gsd_m=10.0, seed=1, sensor=sensor), epoch="pre", rows=slice(0, 16))
     assert (strip.shape, strip.dtype.name, strip.min() > 0) == ((bands, 16, 256), dtype, True)
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_simulated_scene_of_each_sensor_reads_through(tmp_path, sensor):
+    """Every sensor of the registry can be simulated, and its file is read as what it shows."""
+    paths = written(tmp_path, seed=3, sensor=sensor)
+    item = local_item(paths["post"], SENSORS[sensor]).to_dict(transform_hrefs=False)
+    epoch = Epoch("post", sensor, (item,))
+    with rasterio.open(paths["post"]) as file:
+        geobox = GeoBox(file.shape, file.transform, "EPSG:32645")
+    scene = read_epoch(epoch, geobox)[0]
+    assert epoch.bands == tuple(SENSORS[sensor].bands)
+    source = SENSORS[sensor].qa_source
+    has_quality = source is not None and source.variable in scene
+    assert has_quality == (sensor in QA_BANDS)
+    told = quality(scene, qa=SENSORS[sensor].qa if has_quality else "none").compute().data
+    clear = told == Quality.CLEAR
+    assert 0.7 < clear.mean() < 1
+    if not SENSORS[sensor].is_8bit:
+        assert 0.01 < np.median(scene["red"].compute().data[clear]) < 0.12  # vegetated hills
+    if has_quality:
+        event = simulate(size_px=256, gsd_m=10.0, seed=3, sensor=sensor)
+        thick = coarse_mask(event, event.epochs["post"].cloud) > 0.3
+        assert (told[thick] == Quality.CLOUD).all()
+        assert {Quality.SHADOW, Quality.WATER} <= set(np.unique(told))
 
 
 def test_written_images_carry_time_grid_and_truth(tmp_path):
@@ -158,6 +196,18 @@ def test_written_event_is_a_valid_event_inside_the_scene(tmp_path):
     assert event.id == "sim000005"
     assert 84 < event.longitude < 90
     assert 25 < event.latitude < 30
+
+
+def test_written_event_reports_how_far_it_is(tmp_path):
+    heard = []
+    event = simulate(size_px=600, gsd_m=10.0, seed=5)
+    write_simulated_event(
+        event,
+        tmp_path,
+        render=lambda epoch, rows: render(event, epoch=epoch, rows=rows),
+        report=lambda *h: heard.append(h),
+    )
+    assert heard == [(f"{epoch} image", rows, 600) for epoch in ("pre", "post") for rows in (512, 600)]
 
 
 def test_write_refuses_to_overwrite(tmp_path):
