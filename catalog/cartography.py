@@ -93,7 +93,7 @@ def _draw_ground(axes: Axes, product: Product, preview: Preview) -> None:
     image = stretch(preview.post)
     image[..., 3] = np.where(np.isfinite(preview.probability), image[..., 3], 0)
     axes.imshow(image, extent=preview.extent_m, interpolation="antialiased", zorder=1, aspect="equal")
-    edge = product.observed_area.boundary.simplify(abs(preview.transform.a))
+    edge = product.observed_area.boundary.simplify(abs(preview.transform.a), preserve_topology=False)
     if not edge.is_empty.all():
         edge.plot(ax=axes, color=INK, linewidth=0.5, linestyle=(0, (4, 2)), zorder=2, aspect=None)
     axes.set_xlim(left, right)

@@ -91,24 +91,25 @@ def next_version(out: Path, event_id: str) -> int:
 
 
 def read_preview(product: Product, *, max_px: int = PREVIEW_PX) -> Preview:
-    """The product's imagery and probability averaged to at most `max_px` a side, read one block at a time."""
+    """The product's imagery and probability averaged to at most `max_px` a side; one block of one is read at a time."""
     factor = max(1, -(-max(product.window.shape) // max_px))
     layers = [product.post[b] for b in POST_BANDS] + [product.probability]
     if product.pre is not None:
         layers += [product.pre[b] for b in POST_BANDS]
-    stack = xr.Dataset({str(i): (("y", "x"), layer.data) for i, layer in enumerate(layers)})
-    shape = (len(layers), *(-(-n // factor) for n in product.window.shape))
-    total, seen, pixels = (np.zeros(shape, np.float32) for _ in range(3))
+    shape = (-(-product.window.shape[0] // factor), -(-product.window.shape[1] // factor))
+    total, seen = (np.zeros((len(layers), *shape), np.float32) for _ in range(2))
+    pixels = np.zeros(shape, np.float32)
     for window in _windows(product):
         inside = window.shift(-product.window.y0, -product.window.x0)
-        block = stack.isel(_isel(window)).compute()
-        for i in range(len(layers)):
-            values = block[str(i)].to_numpy()
+        _add_pooled(pixels, np.ones(window.shape, np.float32), inside, factor)
+        for i, layer in enumerate(layers):
+            values = layer.isel(_isel(window)).compute().to_numpy()
             valid = np.isfinite(values)
-            for sums, part in ((total, np.where(valid, values, 0)), (seen, valid), (pixels, np.ones_like(valid))):
-                _add_pooled(sums[i], part.astype(np.float32), inside, factor)
+            _add_pooled(total[i], np.where(valid, values, 0).astype(np.float32), inside, factor)
+            _add_pooled(seen[i], valid.astype(np.float32), inside, factor)
     # a preview pixel is observed where at least half of its ground was
-    mean = np.where(2 * seen >= pixels, total / np.maximum(seen, 1), np.float32(np.nan))
+    observed = (seen > 0) & (2 * seen >= pixels)
+    mean = np.divide(total, seen, out=np.full_like(total, np.nan), where=observed)
     transform = product.grid.geobox_of(product.window).transform @ Affine.scale(factor)
     return Preview(mean[:3], mean[4:] if product.pre is not None else None, mean[3], transform, factor)
 

@@ -160,7 +160,9 @@ def _formatted(row: Mapping[Any, Any], name: str) -> str:
 def _unseen_path(observed: gpd.GeoDataFrame, preview: Preview) -> str:
     """SVG path of the preview outside the observed area (to be filled even-odd)."""
     rows, cols = preview.shape
-    shapes = observed.geometry.affine_transform(_shapely_inverse(preview.transform)).simplify(0.5)
+    pixels = observed.geometry.affine_transform(_shapely_inverse(preview.transform))
+    # to keep rings apart takes GEOS a gigabyte for the clouds of a large scene; an even-odd fill does not need it
+    shapes = pixels.simplify(0.5, preserve_topology=False)
     return f"M0 0H{cols}V{rows}H0Z" + "".join(_svg_path(shape) for shape in shapes)
 
 

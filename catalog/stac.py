@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import geopandas as gpd
 import pystac
+import shapely
 from pystac.extensions.projection import ProjectionExtension
 from shapely.geometry import mapping
 
@@ -19,6 +21,8 @@ RASTER_SCHEMA: Final = "https://stac-extensions.github.io/raster/v2.0.0/schema.j
 MLM_SCHEMA: Final = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 COG: Final = pystac.MediaType.COG
 LICENCE: Final = "other"
+FOOTPRINT_PX: Final = 4
+"""How far an item's geometry may be from the outline of the observed area."""
 
 ASSETS: Final = (
     ("inventory", "inventory.gpkg", pystac.MediaType.GEOPACKAGE, "Inventory, styled for QGIS", ("data",)),
@@ -70,13 +74,13 @@ def write_collection(product: Product, event_dir: Path) -> Path:
 
 
 def build_item(product: Product) -> pystac.Item:
-    """The STAC item of a product; its geometry is the observed area, its datetime the post-event imagery's."""
-    observed = product.observed_area.to_crs(4326).geometry.union_all().simplify(1e-5)
+    """The STAC item of a product; its geometry is the footprint, its datetime the post-event imagery's."""
+    footprint = _footprint(product)
     when, source = _datetime(product)
     item = pystac.Item(
         id=f"{product.event_id}-v{product.version}",
-        geometry=mapping(observed),
-        bbox=list(observed.bounds),
+        geometry=mapping(footprint),
+        bbox=list(footprint.bounds),
         datetime=when,
         properties={
             "title": f"Landslide inventory of {product.title}, version {product.version}",
@@ -101,6 +105,17 @@ def build_item(product: Product) -> pystac.Item:
     for rel in ("root", "parent", "collection"):
         item.add_link(pystac.Link(rel, "../collection.json", "application/json"))
     return item
+
+
+def _footprint(product: Product) -> shapely.Geometry:
+    """Where the product looks, in degrees: the observed area without the holes of its clouds, to a few pixels.
+
+    The exact outline is a layer of the inventory; in an item it would be 51 MB for 4096 x 4096 pixels.
+    """
+    ground = product.observed_area.geometry
+    outlines = shapely.polygons(shapely.get_exterior_ring(shapely.get_parts(ground.to_numpy())))
+    filled = gpd.GeoSeries([shapely.union_all(outlines)], crs=ground.crs)
+    return filled.simplify(FOOTPRINT_PX * product.grid.gsd_m).to_crs(4326).iloc[0]
 
 
 def _raster_fields(variable: Variable) -> dict[str, Any]:

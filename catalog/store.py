@@ -265,9 +265,29 @@ def read_block(ref: StoreRef, block: Block, *, halo_px: int = 0) -> xr.Dataset:
 
 
 def read_sample(ref: StoreRef, *, max_pixels: int = SAMPLE_PIXELS) -> xr.Dataset:
-    """Every k-th row and column of the scene, in memory: the same pixels whatever the block size."""
+    """Every k-th row and column of the scene, in memory: the same pixels whatever the block size.
+
+    Read a block at a time: one strided read of the whole scene would hold all of its shards at once.
+    """
     scene = ref.grid.scene
     step = max(1, int(np.ceil(np.sqrt(scene.shape[0] * scene.shape[1] / max_pixels))))
-    dataset = _open(ref).isel(y=slice(scene.y0, scene.y1, step), x=slice(scene.x0, scene.x1, step))
-    loaded: xr.Dataset = dataset.load()
-    return loaded
+    rows, cols = range(scene.y0, scene.y1, step), range(scene.x0, scene.x1, step)
+    dataset = _open(ref)
+    sampled = {name: np.empty((len(rows), len(cols)), dataset[name].dtype) for name in ref.names}
+    for block in ref.grid.blocks:
+        inside = ref.grid.window(block).intersect(scene)
+        (y, to_y), (x, to_x) = (_picks(*axis) for axis in zip((rows, cols), inside.slices, strict=True))
+        for name, values in sampled.items():
+            values[to_y, to_x] = dataset[name].isel(y=y, x=x).values
+    places = {"y": dataset["y"].values[rows], "x": dataset["x"].values[cols]}
+    return xr.Dataset({name: (("y", "x"), values) for name, values in sampled.items()}, coords=places)
+
+
+def _picks(places: range, span: slice) -> tuple[slice, slice]:
+    """Those of `places` that lie in `span`: where they are in the store, and where in the sample.
+
+    >>> _picks(range(5, 40, 10), slice(10, 30))
+    (slice(15, 30, 10), slice(1, 3, None))
+    """
+    first, last = (-(-(edge - places.start) // places.step) for edge in (span.start, span.stop))
+    return slice(places.start + first * places.step, span.stop, places.step), slice(first, last)

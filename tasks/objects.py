@@ -322,12 +322,26 @@ def _empty_tally() -> Tally:
 
 
 def _dissolve(pieces: Geometries, starts: IntArray) -> Geometries:
-    """One polygon a group of pieces; overlay on the integer lattice, so that nothing is rounded elsewhere."""
+    """One polygon a group of pieces."""
     ends = np.append(starts[1:], pieces.size)
     polygons = pieces[starts]
     for i in np.flatnonzero(ends - starts > 1):
-        polygons[i] = shapely.union_all(pieces[starts[i] : ends[i]], grid_size=1.0)
+        polygons[i] = _union(pieces[starts[i] : ends[i]])
     return polygons
+
+
+def _union(pieces: Geometries) -> shapely.Polygon:
+    """The polygon that pieces of several blocks make, overlaid on the integer lattice: nothing is rounded elsewhere.
+
+    A hole that stays clear of its piece's bounds lies inside one block, where no other piece reaches: it is put back
+    afterwards. The overlay takes some 500 bytes a vertex, and most vertices of observed ground are those of clouds.
+    """
+    rings, owner = shapely.get_rings(pieces, return_index=True)
+    bounds, outer = shapely.bounds(rings), shapely.bounds(pieces)[owner]
+    inner = (bounds[:, :2] > outer[:, :2]).all(axis=1) & (bounds[:, 2:] < outer[:, 2:]).all(axis=1)
+    joined = shapely.union_all(shapely.polygons(rings[~inner], indices=owner[~inner]), grid_size=1.0)
+    shell, *holes = shapely.get_rings(joined)
+    return shapely.Polygon(shell, [*holes, *rings[inner]])
 
 
 def canonical(polygons: Geometries) -> Geometries:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Final
@@ -50,17 +50,17 @@ class StageRecord:
 
 
 class PeakMemory:
-    """The highest resident memory of this process and its children while the context is open."""
+    """The highest resident memory of a process (this one unless told) and its children while the context is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int | None = None) -> None:
         self.peak_mib = 0.0
+        self._process = psutil.Process(pid)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
-        me = psutil.Process()
         while not self._stop.is_set():
-            self.peak_mib = max(self.peak_mib, _tree_rss(me) / MIB)
+            self.peak_mib = max(self.peak_mib, _tree_rss(self._process) / MIB)
             self._stop.wait(SAMPLE_EVERY_S)
 
     def __enter__(self) -> PeakMemory:
@@ -74,11 +74,10 @@ class PeakMemory:
 
 def _tree_rss(process: psutil.Process) -> int:
     total = 0
-    for member in (process, *process.children(recursive=True)):
-        try:
-            total += member.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue  # ended between listing and asking
+    with suppress(psutil.NoSuchProcess):
+        for member in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # ended between listing and asking
+                total += member.memory_info().rss
     return total
 
 

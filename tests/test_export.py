@@ -17,6 +17,7 @@ import pyogrio
 import pystac
 import pytest
 import rasterio
+import shapely
 import xarray as xr
 from PIL import Image
 from rasterio.features import shapes
@@ -29,6 +30,7 @@ from catalog.export import WRITERS, next_version, publish, read_preview
 from catalog.grid import Window, snap_grid
 from catalog.product import Product
 from catalog.schema import InputError, StoreError
+from catalog.stac import build_item
 from catalog.vectors import LAYERS, qgis_style
 
 EPSG, GSD_M, BLOCK_PX = 32654, 3.0, 256
@@ -345,6 +347,16 @@ def test_publish_works_without_landslides(product, tmp_path):
     folder = publish(empty, tmp_path)
     assert "No landslide was detected" in (folder / "report.html").read_text()
     assert len(pyogrio.read_dataframe(folder / "inventory.gpkg", layer="landslides")) == 0
+
+
+def test_item_geometry_is_the_footprint_without_the_clouds(product):
+    whole = product.observed_area.geometry.iloc[0]
+    cloud = whole.centroid.buffer(300)
+    holed = replace(product, observed_area=product.observed_area.set_geometry([whole.difference(cloud)], crs=EPSG))
+    geometry = gpd.GeoSeries([shape(build_item(holed).geometry)], crs=4326).to_crs(EPSG).iloc[0]
+    assert not shapely.get_num_interior_rings(shapely.get_parts(geometry)).any()
+    assert geometry.symmetric_difference(whole).area < 0.02 * whole.area
+    assert shapely.hausdorff_distance(geometry.boundary, whole.boundary) <= 4 * product.grid.gsd_m + 1
 
 
 def test_headline_takes_holes_out_of_the_observed_area(product):

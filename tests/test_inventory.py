@@ -157,6 +157,16 @@ def test_join_objects_keeps_a_hole_that_spans_blocks():
     assert [shapely.Polygon(hole).area for hole in polygon.interiors] == [25.0]
 
 
+def test_join_objects_keeps_a_hole_inside_a_block_and_the_island_in_it():
+    mask = np.ones((9, 12), bool)
+    mask[2:7, 1:6] = False
+    mask[4, 3] = True
+    mask[3:5, 5:8] = False
+    found = whole(mask, cols=[6])
+    assert coordinates(found) == coordinates(whole(mask))
+    assert [len(polygon.interiors) for polygon in found.polygons] == [1, 0]
+
+
 def test_join_objects_of_no_landslide_is_empty():
     assert whole(np.zeros((4, 4)), rows=(2,)).polygons.size == 0
 

@@ -98,31 +98,37 @@ def test_store_opens_lazily_one_chunk_a_block(ref):
     assert dataset["red"].data.chunksize == (256, 256)
 
 
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    """The same scene, whose red says where each pixel lies, sampled from stores of three block sizes."""
-    found = {}
-    for block_px in (128, 256, 1024):
-        grid = snap_grid((500_000, 4_000_000, 505_000, 4_004_000), epsg=32633, gsd_m=10.0, block_px=block_px)
-        ref = StoreRef(str(tmp_path_factory.mktemp(f"b{block_px}")), "event", "step-1", grid, (BANDS["red"],), 128)
-        store.create_store(ref)
-        for block in grid.blocks:
-            window = grid.window(block)
-            y, x = grid.row0 + np.arange(window.y0, window.y1), grid.col0 + np.arange(window.x0, window.x1)
-            red = ((7 * y[:, None] + 13 * x[None]) % 1000 / 1000).astype(np.float32)
-            store.write_block(ref, block, xr.Dataset({"red": (("y", "x"), red)}))
-        store.mark_complete(ref)
-        found[block_px] = store.read_sample(ref, max_pixels=1000)
-    return found
+def _fill_with_absolute_rows_and_columns(ref):
+    store.create_store(ref)
+    for block in ref.grid.blocks:
+        window = ref.grid.window(block)
+        y, x = np.mgrid[window.slices]
+        values = (y + ref.grid.row0) % 991 + (x + ref.grid.col0) % 997
+        data = {
+            "red": (values % 7 / 10).astype(np.float32),
+            "quality": (values % 5).astype(np.uint8),
+            "elevation_m": values.astype(np.float32),
+        }
+        store.write_block(ref, block, xr.Dataset({name: (("y", "x"), v) for name, v in data.items()}))
+    store.mark_complete(ref)
 
 
-def test_store_sample_is_about_as_large_as_asked(samples):
-    assert 500 <= samples[256].sizes["y"] * samples[256].sizes["x"] <= 1100
+def test_store_sample_does_not_depend_on_the_block_size(ref, tmp_path):
+    small = snap_grid((500_000, 4_000_000, 505_000, 4_004_000), epsg=32633, gsd_m=10.0, block_px=64)
+    other = StoreRef(str(tmp_path / "other"), ref.event_id, ref.key, small, ref.variables, 64)
+    for each in (ref, other):
+        _fill_with_absolute_rows_and_columns(each)
+    few = [store.read_sample(each, max_pixels=1000) for each in (ref, other)]
+    assert few[0].sizes["y"] * few[0].sizes["x"] <= 1100
+    xr.testing.assert_identical(few[0], few[1])
 
 
-@pytest.mark.parametrize("block_px", [128, 1024])
-def test_store_sample_does_not_depend_on_the_block_size(samples, block_px):
-    xr.testing.assert_equal(samples[block_px], samples[256])
+@pytest.mark.parametrize(("max_pixels", "step"), [(3, 259), (1000, 15), (10**9, 1)])
+def test_store_sample_is_every_kth_pixel_of_the_scene(ref, max_pixels, step):
+    _fill_with_absolute_rows_and_columns(ref)
+    sample = store.read_sample(ref, max_pixels=max_pixels)
+    whole = store.read_window(ref, ref.grid.scene)
+    xr.testing.assert_allclose(sample, whole.isel(y=slice(None, None, step), x=slice(None, None, step)))
 
 
 def test_store_same_content_same_digest(ref, tmp_path):
