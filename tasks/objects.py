@@ -7,6 +7,7 @@ corner only are two objects, also where blocks meet.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -376,6 +377,14 @@ def to_pixels(geometries: Geometries, *, gsd_m: float) -> Geometries:
     """The geometries on the integer pixel lattice again: undoes `to_ground`."""
     pixels: Geometries = shapely.transform(geometries, lambda xy: np.rint(xy / (gsd_m, -gsd_m)))
     return pixels
+
+
+def fingerprint(geometries: Sequence[Any] | Geometries) -> str:
+    """Digest (sha256, hex) of every coordinate of the geometries, in their order."""
+    digest = hashlib.sha256()
+    for wkb in shapely.to_wkb(np.asarray(geometries, dtype=object), byte_order=1):
+        digest.update(wkb)
+    return digest.hexdigest()
 
 
 def burn(geometries: Sequence[Any] | Geometries, *, origin: tuple[int, int], shape: tuple[int, int]) -> BoolArray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -60,7 +59,7 @@ ALGORITHM_VERSIONS: Final = {
     "hydrology": 1,
     "change": 1,
     "probability": 1,
-    "class": 1,
+    "class": 2,
 }
 """Raise a step's number when its result changes: its stores then get other keys."""
 
@@ -404,7 +403,7 @@ def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> 
     outlines = tuple(objects.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m))
     target = run.prepared.target(
         "class", (LANDSLIDE_CLASS,), grid=grid,
-        depends_on={"post": run.stores["post"].key, "outlines": hashlib.sha256(repr(outlines).encode()).hexdigest()},
+        depends_on={"post": run.stores["post"].key, "outlines": objects.fingerprint(outlines)},
     )  # fmt: skip
     job = blocks.ClassJob(target, run.stores["post"], outlines)
     record = run_blocks("class", blocks.class_block, job, target=target, client=client, report=_progress("Class"))

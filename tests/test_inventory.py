@@ -125,6 +125,15 @@ def test_burn_returns_the_part_inside_a_window():
     np.testing.assert_array_equal(window, mask[5:11, 7:11])
 
 
+def test_fingerprint_sees_the_last_corner_of_a_long_outline():
+    corners = [(i, i * i) for i in range(60)]
+    one, other = (shapely.Polygon([*corners, (0, height)]) for height in (5000, 5001))
+    assert repr(one) == repr(other)  # shapely shortens it
+    assert lattice.fingerprint((one,)) != lattice.fingerprint((other,))
+    assert lattice.fingerprint((one, other)) != lattice.fingerprint((other, one))
+    assert lattice.fingerprint(()) == lattice.fingerprint(np.empty(0, object))
+
+
 def test_burn_of_nothing_is_empty():
     assert not burn([], origin=(0, 0), shape=(3, 4)).any()
 
