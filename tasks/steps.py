@@ -64,8 +64,6 @@ ALGORITHM_VERSIONS: Final = {
 """Raise a step's number when its result changes: its stores then get other keys."""
 
 
-COREGISTRATION_WINDOW_PX: Final = 256
-
 ARTIFACT_MAP_PX: Final = 900
 """Longest side of the map in the Prefect UI, which refuses artifacts of megabytes."""
 
@@ -258,7 +256,7 @@ def pair(prepared: Prepared, pre: StoreRef, post: StoreRef) -> Pairing:
 
 def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> registration.Coregistration:
     """The shift measured on a lattice of windows over the scene."""
-    side = COREGISTRATION_WINDOW_PX
+    side = registration.choose_window_px(grid.scene.shape)
     shifts = []
     for y0, x0 in registration.coregistration_windows(grid.scene.shape, window_px=side):
         window = replace(grid.scene, y0=grid.scene.y0 + y0, x0=grid.scene.x0 + x0)
