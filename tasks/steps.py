@@ -298,12 +298,17 @@ def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: 
         "probability",
         (PROBABILITY, DISAGREEMENT),
         grid=prepared.grid,
-        depends_on={"post": post.key, "weights": prepared.card.weights_sha256, "tone": asdict(tone)},
+        depends_on={"post": post.key, "network": _network_key(prepared.card), "tone": asdict(tone)},
     )
     job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads)
     return target, run_blocks(
         "inference", blocks.probability_block, job, target=target, client=client, report=_progress("Inference")
     )
+
+
+def _network_key(card: ModelCard) -> dict[str, Any]:
+    """What of a card decides the probabilities: the same weights run otherwise give others."""
+    return {name: getattr(card, name) for name in ("weights_sha256", "architecture", "lattice_gsd_m", "window_px")}
 
 
 def _tone(prepared: Prepared, post: StoreRef) -> inference.Tone:
