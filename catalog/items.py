@@ -14,6 +14,7 @@ from pystac_client.exceptions import APIError
 from shapely.geometry import box, mapping
 
 from catalog.config import StacConfig
+from catalog.files import absolute, exists, name_of
 from catalog.grid import Bounds
 from catalog.rasters import RasterInfo, describe_raster
 from catalog.schema import InputError
@@ -47,18 +48,17 @@ def local_item(path: str | Path, sensor: Sensor, *, time_utc: datetime | None = 
         properties["proj:code"] = f"EPSG:{info.epsg}"
     west, south, east, north = bounds = info.bounds_in(4326)
     unknown = {} if time else {"start_datetime": ANY_TIME[0], "end_datetime": ANY_TIME[1]}
-    item = pystac.Item(
-        Path(path).stem, mapping(box(west, south, east, north)), list(bounds), time, {**properties, **unknown}
-    )
-    for name, (href, index) in places.items():
+    name = Path(name_of(str(path))).stem
+    item = pystac.Item(name, mapping(box(west, south, east, north)), list(bounds), time, {**properties, **unknown})
+    for key, (href, index) in places.items():
         raster = {"data_type": info.dtype} | ({} if info.nodata is None else {"nodata": info.nodata})
-        item.add_asset(name, pystac.Asset(href, extra_fields={BAND_INDEX: index, "raster:bands": [raster]}))
+        item.add_asset(key, pystac.Asset(href, extra_fields={BAND_INDEX: index, "raster:bands": [raster]}))
     return item
 
 
 def _places(info: RasterInfo, sensor: Sensor) -> dict[str, tuple[str, int]]:
     """By asset key: the file and the 1-based band (0 = a class folded from Planet's six UDM2 bands)."""
-    href = str(Path(info.path).resolve())
+    href = absolute(info.path)
     size = info.count - (info.alpha_index is not None)
     named = {name: i for i, name in enumerate(info.band_names, 1) if name}
     known = [alias.lower() for source in sensor.bands.values() for alias in source.assets]
@@ -86,10 +86,11 @@ def _qa_place(
     source = sensor.qa_source
     if source is None:
         return {}
-    path = Path(info.path).resolve()
+    path, name = absolute(info.path), name_of(info.path)
     if source.sibling:
-        beside = path.with_name(path.name.replace(*source.sibling))
-        return {source.assets[0]: (str(beside), 0)} if beside != path and beside.exists() else {}
+        folder, _, query = path.rpartition(name)
+        beside = (folder + name.replace(old, new) + query for old, new in source.sibling if old in name)
+        return next(({source.assets[0]: (other, 0)} for other in beside if exists(other)), {})
     index = named.get(source.assets[0].lower(), 0) if named is not None else source.index
     return {source.assets[0]: (str(path), index)} if 0 < index <= size else {}
 

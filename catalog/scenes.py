@@ -23,6 +23,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from pystac.utils import str_to_datetime
 
+from catalog.files import absolute, name_of, sha256_of
 from catalog.items import BAND_INDEX, BASELINE, LOCAL, find_asset
 from catalog.rasters import Decoding, Method, describe_raster, open_raster, sample
 from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
@@ -115,15 +116,6 @@ def _plain(entry: Sensor) -> list[Any]:
         bands,
         asdict(entry.qa_source) if entry.qa_source else None,
     ]
-
-
-def sha256_of(path: str) -> str:
-    """Digest (hex) of a file's bytes, streamed. Raises: InputError when it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected a file") from None
 
 
 def read_epoch(epoch: Epoch, geobox: GeoBox) -> list[xr.Dataset]:
@@ -276,7 +268,7 @@ def describe_dem(path: str | Path, *, allow_geographic: bool = False) -> DemSour
     with open_raster(str(path)) as dataset:
         cells = dataset.read(1, out_shape=shape)
     decided = info.nodata != 0 and _zeros_are_fill(cells, info.nodata)
-    return DemSource(str(Path(path).resolve()), info.gsd_m, info.nodata, decided, sha256_of(str(path)))
+    return DemSource(absolute(str(path)), info.gsd_m, info.nodata, decided, sha256_of(str(path)))
 
 
 def _zeros_are_fill(cells: NDArray[Any], nodata: float | None) -> bool:

@@ -29,6 +29,7 @@ from catalog.checks import Inputs, check_inputs
 from catalog.config import RunConfig
 from catalog.export import next_version
 from catalog.export import publish as write_product
+from catalog.files import name_of
 from catalog.grid import Grid, Window, regrid
 from catalog.product import Product
 from catalog.schema import (
@@ -452,7 +453,7 @@ def _used(run: Run) -> list[str]:
     if inputs.pre:
         used.append(f"pre-event imagery: {', '.join(inputs.pre.ids)}")
     if inputs.dem:
-        used.append(f"DEM: {Path(inputs.dem.path).name}, {inputs.dem.gsd_m:g} m")
+        used.append(f"DEM: {name_of(inputs.dem.path)}, {inputs.dem.gsd_m:g} m")
     if inputs.event:
         used.append(f"event: {inputs.event.id}")
     return used
