@@ -92,7 +92,7 @@ def _qa_place(
         beside = (folder + name.replace(old, new) + query for old, new in source.sibling if old in name)
         return next(({source.assets[0]: (other, 0)} for other in beside if exists(other)), {})
     index = named.get(source.assets[0].lower(), 0) if named is not None else source.index
-    return {source.assets[0]: (str(path), index)} if 0 < index <= size else {}
+    return {source.assets[0]: (path, index)} if 0 < index <= size else {}
 
 
 def search_stac(
@@ -100,7 +100,7 @@ def search_stac(
 ) -> tuple[pystac.Item, ...]:
     """Items of a STAC API in the box (degrees) and time, with the sensor's required bands, in order of time.
 
-    Items whose `eo:cloud_cover` is above the configured limit are left out.
+    Items whose `eo:cloud_cover` is above the configured limit are left out; one that does not say it is kept.
 
     Raises: InputError when the API does not answer, or an item lacks a band.
     """
@@ -109,7 +109,7 @@ def search_stac(
         found = client.search(collections=[stac.collection], bbox=bbox, datetime=[start, end]).item_collection()
     except (APIError, pystac.STACError, ValueError) as error:
         raise InputError(f"STAC {stac.url}: no usable answer ({error}); check the address and the collection") from None
-    clear = [item for item in found if item.properties.get("eo:cloud_cover", 0) <= stac.max_cloud_percent]
+    clear = [item for item in found if (item.properties.get("eo:cloud_cover") or 0) <= stac.max_cloud_percent]
     for item in clear:
         missing = [band for band in sensor.required if find_asset(item.to_dict(), sensor.bands[band].assets) is None]
         if missing:

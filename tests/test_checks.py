@@ -278,6 +278,11 @@ def test_check_inputs_stac_scene_is_read_like_a_file(searched, api):
     np.testing.assert_allclose(scene["red"], expected, atol=1e-6)
 
 
+def test_check_inputs_stac_item_without_cloud_cover_is_kept(searched, api):
+    api[2][-1]["properties"]["eo:cloud_cover"] = None
+    assert checked(searched).post.ids == ("s-20180912",)
+
+
 def test_check_inputs_stac_without_event_time(searched):
     refused("got no event time", searched, event=None)
 
