@@ -79,8 +79,8 @@ class Epoch:
         return tuple(b for b in BANDS if b in sources and all(find_asset(i, sources[b].assets) for i in self.items))
 
     @property
-    def qa(self) -> QaRule:
-        """The sensor's QA rule, or `none` where a scene came without its quality band."""
+    def qa_rules(self) -> tuple[QaRule, ...]:
+        """By scene: the sensor's QA rule, or `none` where it came without its quality band."""
         entry = sensor(self.sensor)
         source = entry.qa_source
         return entry.qa if source and all(find_asset(item, source.assets) for item in self.items) else "none"

@@ -45,8 +45,8 @@ class QaSource:
     dtype: Literal["uint8", "uint16"]
     fill: int
     """Its value for "no data": what pixels outside the file get."""
-    sibling: tuple[str, str] | None = None
-    """A local file's quality file: what to replace in its name, and by what."""
+    sibling: tuple[tuple[str, str], ...] = ()
+    """A local file's quality file: what to replace in its name, and by what; the first that fits the name."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ _PICTURE: Final[Sources] = {
     "green": (2, ("green",)),
     "blue": (3, ("blue",)),
 }
+_PLANET_UDM2: Final = (("AnalyticMS_SR_harmonized", "udm2"), ("AnalyticMS_SR", "udm2"))
 _OWN = "stated by whoever supplied the imagery"
 
 SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
@@ -197,7 +198,7 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 max_dn=20_000,
                 licence="Planet Labs, commercial: products may show what the contract allows",
                 qa="udm2",
-                qa_source=QaSource("udm2", ("udm2",), 0, "uint8", fill=0, sibling=("AnalyticMS_SR", "udm2")),
+                qa_source=QaSource("udm2", ("udm2",), 0, "uint8", fill=0, sibling=_PLANET_UDM2),
             ),
             Sensor(
                 name="rgb8",

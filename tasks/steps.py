@@ -54,7 +54,7 @@ from tasks.stages import Report, StageRecord, collect_blocks, run_blocks, run_wh
 logger = logging.getLogger(__name__)
 
 ALGORITHM_VERSIONS: Final = {
-    "ingest": 1,
+    "ingest": 2,
     "elevation": 1,
     "terrain": 1,
     "hydrology": 1,
