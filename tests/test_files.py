@@ -67,7 +67,7 @@ def place(request, bucket, server, tmp_path):
     """Puts local files where they have a URL."""
 
     def put(path):
-        bucket.put_file(str(path), f"scenes/{request.param}/{path.name}")
+        bucket.put_file(str(path), f"scenes/{request.param}/{path.name}", ACL="public-read")
         return f"{'s3:/' if request.param == 's3' else server}/scenes/{request.param}/{path.name}"
 
     return put

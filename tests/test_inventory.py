@@ -205,6 +205,16 @@ def test_statistic_is_the_mean_of_the_valid_pixels():
     assert whole(np.ones((1, 3)), values=values).statistic("probability", "mean") == pytest.approx([0.6])
 
 
+@pytest.mark.parametrize("name", ["flow_accumulation_m2", "profile_curvature"])
+def test_statistic_of_huge_and_tiny_values_does_not_depend_on_the_blocks(name):
+    large = {"flow_accumulation_m2": 9e13, "profile_curvature": 900.0}[name]
+    values = np.full((40, 40), large, np.float32)
+    values[1::2, ::3] = large * 1e-9
+    one, two = (whole(np.ones((40, 40)), values={name: values}, rows=rows) for rows in ((), (3, 17)))
+    assert one.tally.variables[name].tolist() == two.tally.variables[name].tolist()
+    assert one.statistic(name, "mean") == pytest.approx([values.astype(np.float64).mean()], rel=1e-6)
+
+
 def test_statistic_is_null_where_every_pixel_is_nodata():
     values = {"elevation_m": np.full((1, 3), np.nan, np.float32)}
     assert np.isnan(whole(np.ones((1, 3)), values=values).statistic("elevation_m", "max")).all()
