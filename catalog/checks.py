@@ -65,7 +65,9 @@ def check_inputs(config: RunConfig) -> Inputs:
     footprint = _footprint(post_files, grid.epsg)
     dem = describe_dem(config.dem, allow_geographic=config.dem_reproject) if config.dem else None
     _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
-    warnings = [*_check_times(config, post, pre), *_warn_offsets(post), *(_warn_offsets(pre) if pre else ())]
+    warnings = _check_times(config, post, pre)
+    for epoch in filter(None, (post, pre)):
+        warnings += [*_warn_offsets(epoch), *_warn_quality(epoch, entry)]
     warnings += _warn_partial(config, pre_files, grid=grid)
     check_places(config)
     for warning in warnings:
@@ -317,6 +319,21 @@ def _warn_offsets(epoch: Epoch) -> list[str]:
         for item, time in zip(epoch.items, epoch.times_utc, strict=True)
         if item["properties"].get(LOCAL) and BASELINE not in item["properties"]
         if time is None or _aware(time) >= S2_OFFSET_SINCE
+    ]
+
+
+def _warn_quality(epoch: Epoch, entry: Sensor) -> list[str]:
+    """Scenes without the quality band that their sensor has: their clouds are looked for as in a plain picture."""
+    source = entry.qa_source
+    if source is None:
+        return []
+    where = f"a {source.sibling[0][1]} file beside it" if source.sibling else f"band {source.index}"
+    return [
+        f"{item['id']}: has no quality band ({source.assets[0]}): only bright white cloud is masked in it, and neither "
+        f"shadow nor snow; give it ({where}, or a band of that name), or draw clouds and pass "
+        f"--{'pre-mask' if epoch.role == 'pre' else 'mask'}"
+        for item, rule in zip(epoch.items, epoch.qa_rules, strict=True)
+        if rule == "none"
     ]
 
 

@@ -15,6 +15,7 @@ from shapely.geometry import box, mapping
 
 from catalog.config import StacConfig
 from catalog.deliveries import find_delivery
+from catalog.files import absolute, exists, name_of
 from catalog.grid import Bounds
 from catalog.rasters import RasterInfo, describe_raster
 from catalog.schema import InputError
@@ -42,7 +43,9 @@ def local_item(path: str | Path, sensor: Sensor, *, time_utc: datetime | None = 
         return _folder_item(Path(path), sensor, time_utc=time_utc)
     info = describe_raster(path)
     baseline = info.tags.get("PROCESSING_BASELINE")
-    return _item(Path(path).stem, info, _places(info, sensor), time=time_utc or info.time_utc, baseline=baseline)
+    return _item(
+        Path(name_of(str(path))).stem, info, _places(info, sensor), time=time_utc or info.time_utc, baseline=baseline
+    )
 
 
 def _folder_item(folder: Path, sensor: Sensor, *, time_utc: datetime | None) -> pystac.Item:
@@ -76,7 +79,7 @@ def _item(
 
 def _places(info: RasterInfo, sensor: Sensor) -> dict[str, tuple[str, int]]:
     """By asset key: the file and the 1-based band (0 = a class folded from Planet's six UDM2 bands)."""
-    href = str(Path(info.path).resolve())
+    href = absolute(info.path)
     size = info.count - (info.alpha_index is not None)
     named = {name: i for i, name in enumerate(info.band_names, 1) if name}
     known = [alias.lower() for source in sensor.bands.values() for alias in source.assets]
@@ -104,12 +107,13 @@ def _qa_place(
     source = sensor.qa_source
     if source is None:
         return {}
-    path = Path(info.path).resolve()
+    path, name = absolute(info.path), name_of(info.path)
     if source.sibling:
-        beside = path.with_name(path.name.replace(*source.sibling))
-        return {source.assets[0]: (str(beside), 0)} if beside != path and beside.exists() else {}
+        folder, _, query = path.rpartition(name)
+        beside = (folder + name.replace(old, new) + query for old, new in source.sibling if old in name)
+        return next(({source.assets[0]: (other, 0)} for other in beside if exists(other)), {})
     index = named.get(source.assets[0].lower(), 0) if named is not None else source.index
-    return {source.assets[0]: (str(path), index)} if 0 < index <= size else {}
+    return {source.assets[0]: (path, index)} if 0 < index <= size else {}
 
 
 def search_stac(
@@ -117,7 +121,7 @@ def search_stac(
 ) -> tuple[pystac.Item, ...]:
     """Items of a STAC API in the box (degrees) and time, with the sensor's required bands, in order of time.
 
-    Items whose `eo:cloud_cover` is above the configured limit are left out.
+    Items whose `eo:cloud_cover` is above the configured limit are left out; one that does not say it is kept.
 
     Raises: InputError when the API does not answer, or an item lacks a band.
     """
@@ -126,7 +130,7 @@ def search_stac(
         found = client.search(collections=[stac.collection], bbox=bbox, datetime=[start, end]).item_collection()
     except (APIError, pystac.STACError, ValueError) as error:
         raise InputError(f"STAC {stac.url}: no usable answer ({error}); check the address and the collection") from None
-    clear = [item for item in found if item.properties.get("eo:cloud_cover", 0) <= stac.max_cloud_percent]
+    clear = [item for item in found if (item.properties.get("eo:cloud_cover") or 0) <= stac.max_cloud_percent]
     for item in clear:
         missing = [band for band in sensor.required if find_asset(item.to_dict(), sensor.bands[band].assets) is None]
         if missing:

@@ -23,6 +23,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from pystac.utils import str_to_datetime
 
+from catalog.files import absolute, name_of, sha256_of
 from catalog.items import BAND_INDEX, BASELINE, LOCAL, find_asset
 from catalog.rasters import Decoding, Method, describe_raster, open_raster, sample
 from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
@@ -78,11 +79,11 @@ class Epoch:
         return tuple(b for b in BANDS if b in sources and all(find_asset(i, sources[b].assets) for i in self.items))
 
     @property
-    def qa(self) -> QaRule:
-        """The sensor's QA rule, or `none` where a scene came without its quality band."""
+    def qa_rules(self) -> tuple[QaRule, ...]:
+        """By scene: the sensor's QA rule, or `none` where it came without its quality band."""
         entry = sensor(self.sensor)
         source = entry.qa_source
-        return entry.qa if source and all(find_asset(item, source.assets) for item in self.items) else "none"
+        return tuple(entry.qa if source and find_asset(item, source.assets) else "none" for item in self.items)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-sized values."""
@@ -96,7 +97,7 @@ class Epoch:
         parts: list[Any] = [self.role, _plain(sensor(self.sensor))]
         for item in self.items:
             if item["properties"].get(LOCAL):
-                digests = {href: sha256_of(href) for href in {asset["href"] for asset in item["assets"].values()}}
+                digests = {href: content_digest(href) for href in {asset["href"] for asset in item["assets"].values()}}
                 places = sorted(
                     [key, digests[asset["href"]], asset[BAND_INDEX], asset.get("raster:bands")]
                     for key, asset in item["assets"].items()
@@ -104,7 +105,7 @@ class Epoch:
                 parts.append([places, item["properties"].get(BASELINE)])
             else:
                 parts.append([item["id"], item["properties"].get("updated") or item["properties"].get("created")])
-        parts.append([sha256_of(path) for path in self.masks])
+        parts.append([content_digest(path) for path in self.masks])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -120,23 +121,15 @@ def _plain(entry: Sensor) -> list[Any]:
     ]
 
 
-def sha256_of(path: str) -> str:
-    """Digest (hex) of a file's bytes, streamed; of a VRT, with those of the files it is made of.
+def content_digest(path: str) -> str:
+    """Digest (hex) of a file's bytes; of a VRT, with those of the files it is made of.
 
     Raises: InputError when one cannot be read.
     """
-    if Path(path).suffix.lower() != ".vrt":
-        return _digest(path)
+    if Path(name_of(path)).suffix.lower() != ".vrt":
+        return sha256_of(path)
     with open_raster(path) as dataset:
-        return hashlib.sha256(" ".join(_digest(part) for part in dataset.files).encode()).hexdigest()
-
-
-def _digest(path: str) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected a file") from None
+        return hashlib.sha256(" ".join(sha256_of(part) for part in dataset.files).encode()).hexdigest()
 
 
 def read_epoch(epoch: Epoch, geobox: GeoBox) -> list[xr.Dataset]:
@@ -295,7 +288,7 @@ def describe_dem(path: str | Path, *, allow_geographic: bool = False) -> DemSour
     with open_raster(str(path)) as dataset:
         cells = dataset.read(1, out_shape=shape)
     decided = info.nodata != 0 and _zeros_are_fill(cells, info.nodata)
-    return DemSource(str(Path(path).resolve()), info.gsd_m, info.nodata, decided, sha256_of(str(path)))
+    return DemSource(absolute(str(path)), info.gsd_m, info.nodata, decided, content_digest(str(path)))
 
 
 def _zeros_are_fill(cells: NDArray[Any], nodata: float | None) -> bool:

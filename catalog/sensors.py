@@ -47,8 +47,8 @@ class QaSource:
     dtype: Literal["uint8", "uint16"]
     fill: int
     """Its value for "no data": what pixels outside the file get."""
-    sibling: tuple[str, str] | None = None
-    """A local file's quality file: what to replace in its name, and by what."""
+    sibling: tuple[tuple[str, str], ...] = ()
+    """A local file's quality file: what to replace in its name, and by what; the first that fits the name."""
     files: tuple[str, ...] = ()
     """Patterns of its own file in a scene delivered as a folder."""
 
@@ -159,6 +159,7 @@ _LANDSAT_FILES: Final = MappingProxyType(
 )  # fmt: skip
 """Landsat 8-9 and 4-7 number the same bands otherwise. Source: USGS LSDS-1619 and LSDS-1618, table of band files."""
 
+_PLANET_UDM2: Final = (("AnalyticMS_SR_harmonized", "udm2"), ("AnalyticMS_SR", "udm2"))
 _OWN = "stated by whoever supplied the imagery"
 
 SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
@@ -237,7 +238,7 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 dn_range=(1, 12_000),
                 licence="Planet Labs, commercial: products may show what the contract allows",
                 qa="udm2",
-                qa_source=QaSource("udm2", ("udm2",), 0, "uint8", fill=0, sibling=("AnalyticMS_SR", "udm2")),
+                qa_source=QaSource("udm2", ("udm2",), 0, "uint8", fill=0, sibling=_PLANET_UDM2),
             ),
             Sensor(
                 name="rgb8",

@@ -38,7 +38,10 @@ def ingest_block(job: IngestJob, block: Block) -> dict[str, Any]:
     grid, halo = job.target.grid, preprocess.GROW_HALO_PX
     window = grid.window(block)
     loaded = scenes.read_epoch(job.epoch, grid.geobox_of(window.expand(halo)))
-    qualities = [preprocess.grow_mask(preprocess.quality(scene, qa=job.epoch.qa), px=halo) for scene in loaded]
+    qualities = [
+        preprocess.grow_mask(preprocess.quality(scene, qa=qa), px=halo)
+        for scene, qa in zip(loaded, job.epoch.qa_rules, strict=True)
+    ]
     merged = preprocess.composite(loaded, qualities)
     core = merged.isel(y=slice(halo, -halo), x=slice(halo, -halo))
     if job.aoi_px is not None:

@@ -7,6 +7,7 @@ corner only are two objects, also where blocks meet.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,8 +26,17 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 Geometries = NDArray[np.object_]
 
-STEPS: Final[Mapping[str, float]] = MappingProxyType({"slope_deg": 0.01, "elevation_m": 0.01})
-"""Quantisation of a variable before it is summed, in its units: integers add up to the same sum in any order."""
+STEPS: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "slope_deg": 0.01,
+        "elevation_m": 0.01,
+        "flow_accumulation_m2": 1.0,
+        "profile_curvature": 1e-6,
+        "plan_curvature": 1e-6,
+    }
+)
+"""Quantisation of a variable before it is summed, in its units: integers add up to the same sum in any order, as long
+as the sum stays below 2**63 steps (an upslope area of 1e14 m2 in 90,000 pixels does)."""
 DEFAULT_STEP: Final = 1e-4
 
 HISTOGRAM_VARIABLE: Final = "slope_deg"
@@ -196,7 +206,8 @@ def _quantised(name: str, value: NDArray[np.float64], label: NDArray[np.int32], 
     whole = steps.astype(np.int64)
     np.minimum.at(low, label, whole)
     np.maximum.at(high, label, whole)
-    total = np.bincount(label, weights=steps, minlength=n).astype(np.int64)  # exact: integers below 2**53
+    total = np.zeros(n, dtype=np.int64)
+    np.add.at(total, label, whole)  # bincount would add in float64, exact below 2**53 only
     return np.stack([np.bincount(label, minlength=n), total, low, high], axis=1)
 
 
@@ -390,6 +401,14 @@ def to_pixels(geometries: Geometries, *, gsd_m: float) -> Geometries:
     """The geometries on the integer pixel lattice again: undoes `to_ground`."""
     pixels: Geometries = shapely.transform(geometries, lambda xy: np.rint(xy / (gsd_m, -gsd_m)))
     return pixels
+
+
+def fingerprint(geometries: Sequence[Any] | Geometries) -> str:
+    """Digest (sha256, hex) of every coordinate of the geometries, in their order."""
+    digest = hashlib.sha256()
+    for wkb in shapely.to_wkb(np.asarray(geometries, dtype=object), byte_order=1):
+        digest.update(wkb)
+    return digest.hexdigest()
 
 
 def burn(geometries: Sequence[Any] | Geometries, *, origin: tuple[int, int], shape: tuple[int, int]) -> BoolArray:

@@ -17,8 +17,11 @@ from skimage.registration import phase_cross_correlation
 from catalog.schema import NOT_OBSERVED, FloatArray, InputError, MaskArray
 from tasks.preprocess import BoolArray, over_halo
 
-WARN_SHIFT_PX: Final = 0.5
-"""A measured shift above this was visible as false edges before it was corrected: worth a look."""
+WINDOWS_PX: Final = (256, 128)
+"""Sides of the windows that are compared: the first of which enough fit into the scene."""
+
+WARN_PX: Final = 0.5
+"""A shift above this was visible as false edges before it was corrected, a residual still is: worth a look."""
 
 REFUSE_RESIDUAL_PX: Final = 1.0
 """A spread about the median above this is no shift but distortion: edges of everything would read as change."""
@@ -27,7 +30,7 @@ MIN_WINDOWS: Final = 5
 """Agreeing windows below which a shift is chance (and a MAD has no meaning)."""
 
 MAX_SHIFT_PX: Final = 32.0
-"""The largest shift believed of a window; beyond it, phase correlation of an eighth of the window is mostly chance."""
+"""The largest shift believed of a window of 256 px: beyond an eighth of its side phase correlation is mostly chance."""
 
 SHIFT_HALO_PX: Final = 34
 """How far pixels of other blocks can matter to `shift_image`: `MAX_SHIFT_PX` and two pixels of kernel."""
@@ -36,7 +39,9 @@ MIN_OBSERVED: Final = 0.5
 """Fraction of a window seen in both epochs below which it is not measured."""
 
 MIN_PEAK: Final = 0.08
-"""Correlation of the textures once aligned; unrelated textures of 256 x 256 px stay below 0.05 (tested)."""
+"""Correlation of the textures once aligned; unrelated textures of 256 x 256 px stay below 0.05 (tested).
+
+Chance correlates the more the fewer pixels there are: a window of half the side needs twice as much."""
 
 _UPSAMPLE: Final = 100  # phase correlation resolves 1 / 100 px
 _PASSES = 3  # the taper and masks stay put and so pull towards zero: measure again what is left after moving pre
@@ -86,14 +91,19 @@ class Coregistration:
         return math.hypot(self.dy_px, self.dx_px)
 
     def verdict(self) -> Literal["good", "warn", "refuse"]:
-        """Whether features of both epochs may be used: the residual decides, a large (corrected) shift warns."""
+        """Whether features of both epochs may be used: what is left after the shift decides (docs/adr/0005)."""
         if self.status == "unmeasured" or self.residual_px > REFUSE_RESIDUAL_PX:
             return "refuse"
-        return "warn" if self.shift_px > WARN_SHIFT_PX else "good"
+        return "warn" if max(self.shift_px, self.residual_px) > WARN_PX else "good"
 
     def sentence(self) -> str:
         """Verdict with its reason and what to do, for logs and the report."""
         windows = f"{self.n_used} of {self.n_windows} windows agree"
+        if self.n_windows < MIN_WINDOWS:
+            return (
+                f"the scene is too small to co-register pre and post: {self.n_windows} windows of {WINDOWS_PX[-1]} px "
+                f"fit into it, expected at least {MIN_WINDOWS}; give images of a larger area, or run without pre"
+            )
         if self.status == "unmeasured":
             return (
                 f"pre and post could not be co-registered: {windows}, expected at least {MIN_WINDOWS}; give a "
@@ -108,7 +118,19 @@ class Coregistration:
                 f"{measured}: more than {REFUSE_RESIDUAL_PX:g} px, a distortion that no shift corrects; orthorectify "
                 "both with one DEM, or run without the pre-event image"
             )
-        return f"{measured}; check the positions of the files" if self.verdict() == "warn" else measured
+        if self.residual_px > WARN_PX:
+            return f"{measured}; expect false change along edges, or orthorectify both with one DEM"
+        return f"{measured}; check the positions of the files" if self.shift_px > WARN_PX else measured
+
+
+def choose_window_px(shape: tuple[int, int]) -> int:
+    """Side of the windows to compare: the largest of which enough fit into the image, else the smallest.
+
+    >>> choose_window_px((1280, 1280)), choose_window_px((300, 300))
+    (256, 128)
+    """
+    fitting = (px for px in WINDOWS_PX if len(coregistration_windows(shape, window_px=px)) >= MIN_WINDOWS)
+    return next(fitting, WINDOWS_PX[-1])
 
 
 def coregistration_windows(
@@ -138,12 +160,14 @@ def window_shift(pre: FloatArray, post: FloatArray, observed: BoolArray) -> Wind
     """How far one band of pre has to move to lie on post, by phase correlation of their edges to 1/100 px.
 
     pre, post : (y, x) float32, NaN = nodata, one band of a window. observed : (y, x) bool, seen in both epochs (grow
-    the cloud masks first). Edges, each weighed against its surroundings, carry neither brightness nor its sign, and a
+    the cloud masks first). Unmeasured where the shift is beyond an eighth of the side, or the textures do not
+    correlate. Edges, each weighed against its surroundings, carry neither brightness nor its sign, and a
     new landslide weighs no more than what it replaced.
 
     Source: Guizar-Sicairos et al. (2008), upsampled phase correlation, as in scikit-image.
     """
     unmeasured = WindowShift(math.nan, math.nan, 0.0)
+    scale = min(1.0, min(pre.shape) / WINDOWS_PX[0])
     pre, dy_px, dx_px, peak = np.where(observed, pre, np.float32(np.nan)), 0.0, 0.0, 0.0
     for _ in range(_PASSES):
         moved = shift_image(pre, dy_px=dy_px, dx_px=dx_px)
@@ -157,10 +181,10 @@ def window_shift(pre: FloatArray, post: FloatArray, observed: BoolArray) -> Wind
             fixed, moving, upsample_factor=_UPSAMPLE, normalization="phase"
         )
         dy_px, dx_px = dy_px + float(rest[0]), dx_px + float(rest[1])
-        if math.hypot(dy_px, dx_px) > MAX_SHIFT_PX:
+        if math.hypot(dy_px, dx_px) > MAX_SHIFT_PX * scale:
             return unmeasured
         peak = float((moving * fixed).sum() / math.sqrt((moving**2).sum() * (fixed**2).sum()))
-    return WindowShift(dy_px, dx_px, peak)
+    return WindowShift(dy_px, dx_px, peak) if peak >= MIN_PEAK / scale else unmeasured
 
 
 def _edges(image: FloatArray, observed: BoolArray) -> NDArray[np.float64]:

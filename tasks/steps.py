@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from catalog.checks import Inputs, check_inputs
 from catalog.config import RunConfig
 from catalog.export import next_version
 from catalog.export import publish as write_product
+from catalog.files import name_of
 from catalog.grid import Grid, Window, regrid
 from catalog.product import Product
 from catalog.schema import (
@@ -56,18 +56,16 @@ from tasks.thresholds import Threshold, scene_threshold
 logger = logging.getLogger(__name__)
 
 ALGORITHM_VERSIONS: Final = {
-    "ingest": 1,
+    "ingest": 2,
     "elevation": 1,
     "terrain": 1,
     "hydrology": 1,
     "change": 1,
     "probability": 1,
-    "class": 1,
+    "class": 2,
 }
 """Raise a step's number when its result changes: its stores then get other keys."""
 
-
-COREGISTRATION_WINDOW_PX: Final = 256
 
 ARTIFACT_MAP_PX: Final = 900
 """Longest side of the map in the Prefect UI, which refuses artifacts of megabytes."""
@@ -261,7 +259,7 @@ def pair(prepared: Prepared, pre: StoreRef, post: StoreRef) -> Pairing:
 
 def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> registration.Coregistration:
     """The shift measured on a lattice of windows over the scene."""
-    side = COREGISTRATION_WINDOW_PX
+    side = registration.choose_window_px(grid.scene.shape)
     shifts = []
     for y0, x0 in registration.coregistration_windows(grid.scene.shape, window_px=side):
         window = replace(grid.scene, y0=grid.scene.y0 + y0, x0=grid.scene.x0 + x0)
@@ -303,7 +301,7 @@ def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: 
         "probability",
         (PROBABILITY, DISAGREEMENT),
         grid=prepared.grid,
-        depends_on={"post": post.key, "model": _fingerprint(prepared.card), "tone": asdict(tone)},
+        depends_on={"post": post.key, "network": _network_key(prepared.card), "tone": asdict(tone)},
     )
     job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads)
     return target, run_blocks(
@@ -311,8 +309,8 @@ def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: 
     )
 
 
-def _fingerprint(card: ModelCard) -> dict[str, Any]:
-    """What of a model card changes a probability."""
+def _network_key(card: ModelCard) -> dict[str, Any]:
+    """What of a card decides the probabilities: the same weights run otherwise give others."""
     told = asdict(card)
     return {k: told[k] for k in ("weights_sha256", "architecture", "calibration", "lattice_gsd_m", "window_px")}
 
@@ -424,7 +422,7 @@ def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> 
     outlines = tuple(objects.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m))
     target = run.prepared.target(
         "class", (LANDSLIDE_CLASS,), grid=grid,
-        depends_on={"post": run.stores["post"].key, "outlines": hashlib.sha256(repr(outlines).encode()).hexdigest()},
+        depends_on={"post": run.stores["post"].key, "outlines": objects.fingerprint(outlines)},
     )  # fmt: skip
     job = blocks.ClassJob(target, run.stores["post"], outlines)
     record = run_blocks("class", blocks.class_block, job, target=target, client=client, report=_progress("Class"))
@@ -470,7 +468,7 @@ def _used(run: Run) -> list[str]:
     if inputs.pre:
         used.append(f"pre-event imagery: {', '.join(inputs.pre.ids)}")
     if inputs.dem:
-        used.append(f"DEM: {Path(inputs.dem.path).name}, {inputs.dem.gsd_m:g} m")
+        used.append(f"DEM: {name_of(inputs.dem.path)}, {inputs.dem.gsd_m:g} m")
     if inputs.event:
         used.append(f"event: {inputs.event.id}")
     return used

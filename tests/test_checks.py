@@ -112,6 +112,19 @@ def test_check_inputs_warns_of_a_sentinel_file_without_baseline(given, tmp_path)
     assert any("processing baseline is not known" in told for told in checked(given, post_time_utc=after).warnings)
 
 
+@pytest.mark.parametrize(
+    ("name", "bands", "missing"),
+    [("sentinel2-l2a", 6, "scl"), ("landsat-c2-l2", 6, "qa_pixel"), ("planetscope-4b", 4, "udm2")],
+)
+def test_check_inputs_warns_of_a_scene_without_its_quality_band(given, tmp_path, name, bands, missing):
+    post = write(tmp_path / "p.tif", picture(bands=bands, dtype=np.uint16, low=8000, high=9000))
+    whole = write(tmp_path / "w.tif", picture(bands=7, dtype=np.uint16, low=8000, high=9000))
+    told = checked({**given, "sensor": name}, post=(whole, post), pre=(post,)).warnings
+    named = [t.split(":")[0] for t in told if f"has no quality band ({missing})" in t]
+    assert named == (["w", "p", "p"] if missing == "udm2" else ["p", "p"])
+    assert any("pass --pre-mask" in t for t in told)
+
+
 def test_check_inputs_unknown_sensor(given):
     refused("expected one of sentinel2-l2a", given, sensor="worldview")
 
@@ -253,7 +266,7 @@ def test_check_inputs_area_unreadable(given, tmp_path):
 def item(path, *, at, cloud):
     area = box(142.01, 42.75, 142.03, 42.79)
     made = pystac.Item(f"s-{at:%Y%m%d}", mapping(area), list(area.bounds), at, {"eo:cloud_cover": cloud})
-    for index, name in enumerate(("blue", "green", "red", "nir")):
+    for index, name in enumerate(("blue", "green", "red", "nir", "scl")):
         made.add_asset(name, pystac.Asset(path[index]))
     made.properties["s2:processing_baseline"] = "04.00"
     return made.to_dict()
@@ -283,6 +296,7 @@ class Api(BaseHTTPRequestHandler):
 def api(tmp_path):
     data = picture(bands=4, dtype=np.uint16, low=1200, high=4000)
     paths = [write(tmp_path / f"b{index}.tif", data[index : index + 1]) for index in range(4)]
+    paths.append(write(tmp_path / "scl.tif", np.full((1, 60, 60), 4, np.uint8)))
     with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
         url = f"http://127.0.0.1:{server.server_port}"
         links = [{"rel": "self", "href": url}, {"rel": "root", "href": url}]
@@ -322,6 +336,11 @@ def test_check_inputs_stac_scene_is_read_like_a_file(searched, api):
     scene = read_epoch(inputs.post, inputs.grid.geobox_of(inputs.grid.scene))[0].compute()
     expected = api[1][2, 20:40, 10:30] / 10_000 - 0.1
     np.testing.assert_allclose(scene["red"], expected, atol=1e-6)
+
+
+def test_check_inputs_stac_item_without_cloud_cover_is_kept(searched, api):
+    api[2][-1]["properties"]["eo:cloud_cover"] = None
+    assert checked(searched).post.ids == ("s-20180912",)
 
 
 def test_check_inputs_stac_without_event_time(searched):

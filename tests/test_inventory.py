@@ -125,6 +125,15 @@ def test_burn_returns_the_part_inside_a_window():
     np.testing.assert_array_equal(window, mask[5:11, 7:11])
 
 
+def test_fingerprint_sees_the_last_corner_of_a_long_outline():
+    corners = [(i, i * i) for i in range(60)]
+    one, other = (shapely.Polygon([*corners, (0, height)]) for height in (5000, 5001))
+    assert repr(one) == repr(other)  # shapely shortens it
+    assert lattice.fingerprint((one,)) != lattice.fingerprint((other,))
+    assert lattice.fingerprint((one, other)) != lattice.fingerprint((other, one))
+    assert lattice.fingerprint(()) == lattice.fingerprint(np.empty(0, object))
+
+
 def test_burn_of_nothing_is_empty():
     assert not burn([], origin=(0, 0), shape=(3, 4)).any()
 
@@ -204,6 +213,16 @@ def test_extract_objects_refuses_arrays_of_another_shape():
 def test_statistic_is_the_mean_of_the_valid_pixels():
     values = {"probability": np.array([[0.5, 0.7, np.nan]], np.float32)}
     assert whole(np.ones((1, 3)), values=values).statistic("probability", "mean") == pytest.approx([0.6])
+
+
+@pytest.mark.parametrize("name", ["flow_accumulation_m2", "profile_curvature"])
+def test_statistic_of_huge_and_tiny_values_does_not_depend_on_the_blocks(name):
+    large = {"flow_accumulation_m2": 9e13, "profile_curvature": 900.0}[name]
+    values = np.full((40, 40), large, np.float32)
+    values[1::2, ::3] = large * 1e-9
+    one, two = (whole(np.ones((40, 40)), values={name: values}, rows=rows) for rows in ((), (3, 17)))
+    assert one.tally.variables[name].tolist() == two.tally.variables[name].tolist()
+    assert one.statistic(name, "mean") == pytest.approx([values.astype(np.float64).mean()], rel=1e-6)
 
 
 def test_statistic_is_null_where_every_pixel_is_nodata():

@@ -358,13 +358,31 @@ def test_window_shift_is_unusable_between_unrelated_textures(seed):
     assert not got.usable
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_window_shift_of_a_small_window_tells_a_shift_from_chance(seed):
+    seen = np.ones((128, 128), bool)
+    pre, post = texture(size=128, seed=seed), texture(2.3, -4.6, size=128, seed=seed)
+    got = reg.window_shift(pre, post, seen)
+    assert got.usable
+    assert math.hypot(got.dy_px - 2.3, got.dx_px + 4.6) < 0.15
+    assert not reg.window_shift(pre, texture(size=128, seed=seed + 50), seen).usable
+
+
+@pytest.mark.parametrize(("shape", "side"), [((512, 512), 256), ((384, 384), 128), ((256, 256), 128), ((60, 60), 128)])
+def test_choose_window_px_takes_small_windows_where_large_ones_are_too_few(shape, side):
+    assert reg.choose_window_px(shape) == side
+
+
 def spread(dy: float, dx: float, sigma: float, n: int = 20) -> list[reg.WindowShift]:
     rng = np.random.default_rng(3)
     return [reg.WindowShift(dy + a, dx + b, 0.5) for a, b in rng.normal(0, sigma, (n, 2))]
 
 
+UNSEEN = reg.WindowShift(math.nan, math.nan, 0.0)
+
+
 def test_combine_shifts_rejects_outliers():
-    outliers = [reg.WindowShift(20.0, -25.0, 0.5)] * 4 + [reg.WindowShift(math.nan, math.nan, 0.0)]
+    outliers = [reg.WindowShift(20.0, -25.0, 0.5)] * 4 + [UNSEEN]
     got = reg.combine_shifts(spread(0.3, -0.2, 0.05) + outliers)
     assert got.dy_px == pytest.approx(0.3, abs=0.05)
     assert (got.n_windows, got.n_used, got.verdict()) == (25, 20, "good")
@@ -376,8 +394,10 @@ def test_combine_shifts_rejects_outliers():
         (spread(0.1, 0.1, 0.05), "good", "20 of 20 windows agree"),
         (spread(3.0, 4.0, 0.05), "warn", "lies 4.9. px .* check the positions"),
         (spread(0.0, 0.0, 2.0), "refuse", "more than 1 px, a distortion"),
-        (spread(0.1, 0.1, 0.05, n=4), "refuse", "could not be co-registered: 4 of 4"),
-        ([], "refuse", "0 of 0 windows agree, expected at least 5"),
+        (spread(0.1, 0.1, 0.5), "warn", r"0\.[5-9]. px remain after correction; expect false change"),
+        (spread(0.1, 0.1, 0.05, n=4) + [UNSEEN], "refuse", "could not be co-registered: 4 of 5 windows agree"),
+        (spread(0.1, 0.1, 0.05, n=4), "refuse", "too small to co-register pre and post: 4 windows of 128 px"),
+        ([], "refuse", "too small to co-register pre and post: 0 windows"),
         (spread(40.0, 0.0, 0.05), "refuse", "could not be co-registered: 0 of 20"),
     ],
 )
@@ -443,7 +463,7 @@ def test_align_moves_classes_by_whole_pixels():
 
 
 def test_align_refuses_an_unmeasured_pair():
-    with pytest.raises(InputError, match="could not be co-registered"):
+    with pytest.raises(InputError, match="too small to co-register"):
         reg.align(random_scene(), reg.combine_shifts([]))
 
 

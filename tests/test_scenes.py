@@ -201,20 +201,29 @@ def test_read_epoch_finds_bands_by_name(tmp_path):
     epoch = epoch_of(path, name="sentinel2-l2a")
     scene = read_epoch(epoch, box(5, 5))[0].compute()
     assert epoch.bands == ("blue", "green", "red", "nir")
-    assert epoch.qa == "none"
+    assert epoch.qa_rules == ("none",)
     assert [round(float(scene[band][0, 0]), 4) for band in epoch.bands] == [0.1, 0.2, 0.3, 0.4]
 
 
-def test_read_epoch_planet_classes_are_folded_from_the_file_beside(tmp_path):
+@pytest.mark.parametrize("ending", ["", "_harmonized", "_clip", "_harmonized_clip"])
+def test_read_epoch_planet_classes_are_folded_from_the_file_beside(tmp_path, ending):
     bands = np.full((4, 5, 5), 1500, np.uint16)
     usable = np.zeros((8, 5, 5), np.uint8)
     usable[0], usable[0, 1, 1], usable[5, 1, 1] = 1, 0, 1
-    path = write(tmp_path / "s_3B_AnalyticMS_SR.tif", bands)
-    write(tmp_path / "s_3B_udm2.tif", usable)
+    path = write(tmp_path / f"s_3B_AnalyticMS_SR{ending}.tif", bands)
+    write(tmp_path / f"s_3B_udm2{ending.removeprefix('_harmonized')}.tif", usable)
     epoch = epoch_of(path, name="planetscope-4b")
     scene = read_epoch(epoch, box(6, 5))[0].compute()
-    assert epoch.qa == "udm2"
+    assert epoch.qa_rules == ("udm2",)
     assert scene["udm2"][:, 1].data.tolist() == [1, 6, 1, 1, 1, 0]
+
+
+def test_epoch_quality_is_decided_by_scene(tmp_path):
+    (with_band, _), (without, _) = (sentinel(tmp_path / f"{n}.tif", count=n) for n in (7, 6))
+    epoch = epoch_of(with_band, without, name="sentinel2-l2a")
+    assert epoch.qa_rules == ("scl", "none")
+    scenes = read_epoch(epoch, box(10, 10))
+    assert ["scl" in scene for scene in scenes] == [True, False]
 
 
 def test_local_item_missing_band(tmp_path):

@@ -1,0 +1,80 @@
+"""Files wherever they are: a local path stays a path, a URL (s3://, https://) stays a URL."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+
+from catalog.config import environment
+from catalog.schema import InputError
+from catalog.store import storage_options
+
+
+def is_url(path: str) -> bool:
+    """True for what GDAL and fsspec read over the network, and for GDAL's own virtual files."""
+    return "://" in path or path.startswith("/vsi")
+
+
+def absolute(path: str) -> str:
+    """The path from the root of the file system; a URL as it is.
+
+    >>> absolute("s3://scenes/post.tif")
+    's3://scenes/post.tif'
+    """
+    return path if is_url(path) else str(Path(path).resolve())
+
+
+def name_of(path: str) -> str:
+    """The last part of a path or URL, without a query: it may hold a signature.
+
+    >>> name_of("https://host/a/post.tif?signature=secret")
+    'post.tif'
+    """
+    return PurePosixPath(urlsplit(path).path).name if is_url(path) else Path(path).name
+
+
+def exists(path: str) -> bool:
+    """True when there is such a file."""
+    fs, place = fsspec.core.url_to_fs(path, **storage_options(path))
+    return bool(fs.exists(place))
+
+
+def sha256_of(path: str) -> str:
+    """Digest (hex) of a file's bytes, streamed; kept as long as the file stays the same.
+
+    Raises: InputError when it cannot be read.
+    """
+    try:
+        fs, place = fsspec.core.url_to_fs(path, **storage_options(path))
+        return _digest(path, fs.ukey(place))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected a file") from None
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: str, state: str) -> str:
+    """The digest of a file in a state: `state` changes with size and time of change."""
+    del state
+    digest = hashlib.sha256()
+    with fsspec.open(path, "rb", **storage_options(path)) as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def gdal_options(path: str) -> dict[str, Any]:
+    """GDAL's settings for a file: no listing of remote folders, and the S3 endpoint of LANDSLIDENET_S3_ENDPOINT."""
+    if not is_url(path):
+        return {}
+    options: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+    endpoint = environment("LANDSLIDENET_S3_ENDPOINT")
+    if path.startswith("s3://") and endpoint:
+        scheme, _, host = endpoint.rpartition("://")
+        https = "NO" if scheme == "http" else "YES"
+        options |= {"AWS_S3_ENDPOINT": host.rstrip("/"), "AWS_HTTPS": https, "AWS_VIRTUAL_HOSTING": "FALSE"}
+    return options
