@@ -146,7 +146,7 @@ def _describe(dataset: Any, path: str) -> RasterInfo:  # noqa: ANN401 - rasterio
 
 
 def _alpha_index(dataset: Any) -> int | None:  # noqa: ANN401 - rasterio
-    """1-based band of transparency; GDAL takes any fourth 8-bit band for it, also one that says it is something else."""
+    """1-based band of transparency: GDAL takes any fourth 8-bit band for it, also one that is named otherwise."""
     names = ((text or "alpha").strip().lower() for text in dataset.descriptions)
     bands = enumerate(zip(dataset.colorinterp, names, strict=True), 1)
     return next((i for i, (kind, name) in bands if kind == ColorInterp.alpha and name == "alpha"), None)
