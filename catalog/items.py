@@ -93,9 +93,10 @@ def _places(info: RasterInfo, sensor: Sensor) -> dict[str, tuple[str, int]]:
     missing = [band for band in sensor.required if sensor.bands[band].assets[0] not in places]
     if missing:
         order = ", ".join(sorted(sensor.bands, key=lambda band: sensor.bands[band].index))
+        alpha = f", of which band {info.alpha_index} is marked as transparency" if info.alpha_index else ""
         raise InputError(
             f"{info.path}: band(s) {', '.join(missing)} missing: got {info.count} band(s) "
-            f"{list(filter(None, info.band_names)) or 'without names'}; sensor {sensor.name} expects {order}; "
+            f"{list(filter(None, info.band_names)) or 'without names'}{alpha}; sensor {sensor.name} expects {order}; "
             "choose the right --sensor, or name the bands in the file's descriptions"
         )
     return places | _qa_place(info, sensor, named if by_name else None, size)

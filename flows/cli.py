@@ -174,7 +174,6 @@ def _in_flow(config: RunConfig) -> Path:
     from tasks.steps import check, following
 
     check(config)
-    _quieten_prefect()
     with (
         progress_bars() as follow,
         following(follow),
@@ -183,22 +182,6 @@ def _in_flow(config: RunConfig) -> Path:
         ),
     ):
         return Path(detect_flow(config))
-
-
-def _quieten_prefect() -> None:
-    """Only Prefect's warnings and errors on the terminal, unless its level was set: the bars say the rest.
-
-    A Prefect server still gets every line. To be called once a flow is imported, which sets up Prefect's logging.
-    """
-    from prefect.logging.handlers import PrefectConsoleHandler
-    from prefect.settings import get_current_settings
-
-    if "level" in get_current_settings().logging.model_fields_set:
-        return
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.extra"):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, PrefectConsoleHandler):
-                handler.setLevel(logging.WARNING)
 
 
 @app.command()
@@ -330,9 +313,20 @@ def train(
     typer.echo(weights)
 
 
+def terminal_handler() -> logging.Handler:
+    """Log lines on stderr, without what Prefect's engine says of states that are no trouble.
+
+    What a flow itself logs is shown; a Prefect server gets every line.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(lambda line: line.levelno >= logging.WARNING or "prefect" not in Path(line.pathname).parent.parts)
+    return handler
+
+
 def main() -> None:
     """Entry point: a bad input is one clear message and status 2, any other failure of ours status 1."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal_handler()])
     try:
         app()
     except InputError as error:

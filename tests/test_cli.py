@@ -8,7 +8,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from flows.cli import main, spread_files
+from flows.cli import main, spread_files, terminal_handler
 
 
 @pytest.fixture
@@ -138,14 +138,14 @@ def test_progress_is_followed_inside_only():
     assert heard == [("Ingest", 1, 2)]
 
 
-def test_prefect_says_only_what_matters_on_the_terminal():
-    from prefect.logging.handlers import PrefectConsoleHandler
-
-    import flows.detect  # noqa: F401 - sets up Prefect's logging
-    from flows.cli import _quieten_prefect
-
-    _quieten_prefect()
-    handlers = [h for h in logging.getLogger("prefect.task_runs").handlers if isinstance(h, PrefectConsoleHandler)]
-    handlers += [h for h in logging.getLogger("prefect").handlers if isinstance(h, PrefectConsoleHandler)]
-    assert handlers
-    assert {handler.level for handler in handlers} == {logging.WARNING}
+@pytest.mark.parametrize(
+    ("level", "where", "shown"),
+    [
+        ("INFO", "site-packages/prefect/task_engine.py", False),
+        ("WARNING", "site-packages/prefect/task_engine.py", True),
+        ("INFO", "flows/train.py", True),
+    ],
+)
+def test_terminal_shows_what_a_flow_says_and_troubles_of_prefect(level, where, shown):
+    record = logging.LogRecord("prefect.task_runs", logging.getLevelName(level), f"/x/{where}", 1, "Finished", (), None)
+    assert bool(terminal_handler().filter(record)) == shown

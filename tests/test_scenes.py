@@ -139,6 +139,12 @@ def test_read_epoch_fourth_band_that_names_itself_is_no_alpha(tmp_path):
     assert np.isfinite(scene["red"]).all()
 
 
+def test_local_item_unnamed_fourth_band_is_said_to_be_transparency(tmp_path):
+    data = np.concatenate([picture(10, 10), picture(10, 10)[:1]])
+    with pytest.raises(InputError, match="band 4 is marked as transparency; .* name the bands"):
+        local_item(write(tmp_path / "a.tif", data), sensor("rgbnir8"))
+
+
 def test_read_epoch_mask_files_are_united(tmp_path):
     drawn = np.zeros((2, 10, 10), np.uint8)
     drawn[0, 1, 1], drawn[1, 8, 8] = 1, 7
@@ -158,7 +164,8 @@ def test_read_epoch_of_each_sensor_is_reflectance(tmp_path, entry):
     if entry.qa_source and entry.qa_source.index:
         clear = {"scl": 4, "qa_pixel": 1 << 6}[entry.qa_source.variable]
         data = np.concatenate([data, np.full((1, 10, 10), clear, entry.dtype)])
-    epoch = epoch_of(write(tmp_path / "a.tif", data), name=entry.name)
+    names = bands if entry.name == "rgbnir8" else ()  # an unnamed fourth 8-bit band is transparency to GDAL
+    epoch = epoch_of(write(tmp_path / "a.tif", data, names=names), name=entry.name)
     scene = read_epoch(epoch, box(10, 10))[0].compute()
     assert epoch.bands == tuple(entry.bands)
     for band in bands:
