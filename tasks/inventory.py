@@ -287,7 +287,7 @@ def identify(
     """
     carried: dict[int, str] = {}
     replaced: dict[int, list[str]] = {}
-    for new, old_id, iou in _overlaps(layer, previous):
+    for new, old_id, iou in _overlaps(layer, previous, gsd_m=gsd_m):
         if iou > SAME_LANDSLIDE_IOU:
             carried[new] = old_id
         else:
@@ -306,13 +306,16 @@ def _name(place: str) -> str:
     return "ls-" + hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
-def _overlaps(layer: gpd.GeoDataFrame, previous: gpd.GeoDataFrame | None) -> list[tuple[int, str, float]]:
-    """Pairs of new row and earlier id that share ground, with their intersection over union."""
+def _overlaps(
+    layer: gpd.GeoDataFrame, previous: gpd.GeoDataFrame | None, *, gsd_m: float
+) -> list[tuple[int, str, float]]:
+    """Pairs of new row and earlier id that share ground (half a pixel), with their intersection over union."""
     if previous is None or previous.empty or layer.empty:
         return []
     new, old = layer.geometry.to_numpy(), previous.to_crs(layer.crs).geometry.to_numpy()
     old_row, new_row = shapely.STRtree(new).query(old, predicate="intersects")
     shared = shapely.area(shapely.intersection(new[new_row], old[old_row]))
+    shared[shared < 0.5 * gsd_m**2] = 0.0  # neighbours that touch share rounding, not ground
     iou = shared / (shapely.area(new[new_row]) + shapely.area(old[old_row]) - shared)
     names = previous["id"].to_numpy()[old_row]
     pairs = zip(new_row, names, iou, strict=True)

@@ -27,7 +27,7 @@ from catalog import scenes, store
 from catalog.cartography import read_thumbnail
 from catalog.checks import Inputs, check_inputs
 from catalog.config import RunConfig
-from catalog.export import next_version
+from catalog.export import latest_landslides, next_version
 from catalog.export import publish as write_product
 from catalog.files import name_of
 from catalog.grid import Grid, Window, regrid
@@ -365,8 +365,9 @@ def inventory(run: Run, *, client: Client) -> Inventory:
         area_px = objects.join_area([area for _, area in pieces])
         version = next_version(Path(prepared.config.out), prepared.config.name)
         landslides, vetoed = build_inventory(
-            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version)
-        )
+            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version),
+            previous=latest_landslides(Path(prepared.config.out), prepared.config.name),
+        )  # fmt: skip
         observed_area = area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg)
     if area_px.is_empty:
         raise InputError(
@@ -436,6 +437,7 @@ def publish(run: Run, found: Inventory) -> str:
             disagreement=probability["disagreement"],
             post=store.open_store(run.stores["post"]),
             pre=store.open_store(run.stores["pre"]) if "pre" in run.stores else None,
+            post_time_utc=inputs.post.time_range_utc,
             used=_used(run),
             not_used=list(inputs.not_used),
             warnings=_warnings(run),

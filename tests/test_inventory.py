@@ -428,6 +428,15 @@ def test_ids_survive_a_moved_outline():
     assert after[["id", "supersedes"]].iloc[0].tolist() == [before["id"].item(), ""]
 
 
+@pytest.mark.parametrize("gsd_m", [3.0, 0.3, 1 / 3])
+def test_ids_of_the_same_landslides_again_are_the_same_and_supersede_none(gsd_m):
+    found = whole(np.random.default_rng(2).random((40, 40)) < 0.55)
+    before, _ = inventory(found, gsd_m=gsd_m)
+    after, _ = inventory(found, gsd_m=gsd_m, previous=before, version=2)
+    assert after["id"].tolist() == before["id"].tolist()
+    assert not after["supersedes"].any()
+
+
 def test_ids_of_a_split_landslide_are_new_or_carried_but_never_shared():
     before, _ = inventory(whole(square()))
     split = square()
