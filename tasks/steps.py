@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import geopandas as gpd
 import numpy as np
-from distributed import Client
+import xarray as xr
+from distributed import Client, KilledWorker
 from prefect import task
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -72,10 +73,18 @@ MIN_SIDE_PX: Final = 3
 """An object smaller than a square of this many pixels (imagery's or network's, the coarser) is not resolved."""
 
 
+HEALING: Final = (OSError, KilledWorker)
+"""What another try can get past: a CommClosedError of Dask is an OSError too."""
+
+
 def _heals(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401 - prefect State
-    """Retry lost workers and networks; never bad input or a broken contract."""
-    result = state.result(raise_on_failure=False)
-    return isinstance(result, OSError) or not isinstance(result, LandslideError | ValueError | TypeError)
+    """Retry lost workers, disks and networks, also where they are the cause of a block's failure; nothing else."""
+    error = state.result(raise_on_failure=False)
+    while isinstance(error, BaseException) and not isinstance(error, InputError):
+        if isinstance(error, HEALING):
+            return True
+        error = error.__cause__
+    return False
 
 
 RETRY: Final[dict[str, Any]] = {
