@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, datetime
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from time import perf_counter
@@ -62,8 +63,10 @@ CLASS_COLOURS: Final = {CLEAR: (0, 0, 0, 0), LANDSLIDE: (255, 61, 154, 255), NOT
 CLASS_NAMES: Final = {CLEAR: "clear", LANDSLIDE: "landslide", NOT_OBSERVED: "not observed"}
 
 
-def publish(product: Product, out: Path) -> Path:
+def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, Any]] = dict) -> Path:
     """Folder `out/event_id/vN` with every file of `WRITERS`; it appears at once, whole, or not at all.
+
+    `closing` gives the provenance that is known only when everything but `run.json` is written.
 
     Raises: StoreError when that version exists; InputError when the product breaks its contract.
     """
@@ -80,6 +83,8 @@ def publish(product: Product, out: Path) -> Path:
     product = replace(product, preview=read_preview(product))
     for name, writer in WRITERS.items():
         started = perf_counter()
+        if writer is _write_run:
+            product = replace(product, provenance={**product.provenance, **closing()})
         path = writer(product, partial)
         log.info("%s v%d: %s, %d bytes, %.1f s", product.event_id, product.version, name, path.stat().st_size,
                  perf_counter() - started)  # fmt: skip
@@ -236,7 +241,7 @@ def _write_run(product: Product, folder: Path) -> Path:
         "version": product.version,
         "event": product.event.model_dump(mode="json") if product.event else None,
         "config": dict(product.config),
-        "software": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
+        "software": {"python": platform.python_version(), **{name: _installed(name) for name in PACKAGES}},
         "model": dict(product.model_card),
         "provenance": dict(product.provenance),
         "used": product.used,
@@ -247,6 +252,14 @@ def _write_run(product: Product, folder: Path) -> Path:
     path = folder / "run.json"
     path.write_text(json.dumps(run, indent=2, sort_keys=True, ensure_ascii=False, default=_json) + "\n", "utf-8")
     return path
+
+
+def _installed(package: str) -> str | None:
+    """Its version; None where it goes by another name (conda's richdem2 is richdem)."""
+    try:
+        return installed_version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _sha256(path: Path) -> str:

@@ -310,6 +310,19 @@ def test_run_json_hashes_every_other_file(published):
     assert list(run) == sorted(run)
 
 
+def test_run_json_holds_what_is_known_last(product, tmp_path):
+    run = json.loads((publish(product, tmp_path, closing=lambda: {"finished_utc": "now"}) / "run.json").read_text())
+    assert run["provenance"]["finished_utc"] == "now"
+    assert run["provenance"]["hashes"] == {"weights": "ab12"}
+
+
+def test_run_json_names_the_software(published):
+    software = json.loads((published / "run.json").read_text())["software"]
+    assert {"landslidenet", "prefect", "richdem2", "timm", "odc-geo"} <= {
+        n for n, version in software.items() if version
+    }
+
+
 def test_preview_averages_and_keeps_the_unseen(product):
     preview = read_preview(product, max_px=175)
     values = product.probability.to_numpy()[product.window.slices][:496, :692].reshape(124, 4, 173, 4)

@@ -66,7 +66,12 @@ def test_detect_writes_a_complete_product(product):
 
 def test_detect_uses_everything_it_was_given(product):
     run = json.loads((product / "run.json").read_text())
-    assert {"terrain", "hydrology", "change", "inference"} <= {s["stage"] for s in run["provenance"]["stages"]}
+    story = run["provenance"]
+    stages = {s["stage"]: s for s in story["stages"]}
+    assert {"terrain", "hydrology", "pair", "change", "inference", "objects", "join", "class", "publish"} <= set(stages)
+    assert stages["hydrology"]["cpu_s"] > 0
+    assert {entry["role"] for entry in story["inputs"]} == {"pre", "post", "DEM"}
+    assert story["started_utc"] < story["finished_utc"]
     layer = gpd.read_file(product / "inventory.gpkg", layer="landslides")
     assert layer["slope_mean_deg"].notna().any()
     assert layer["change_score_mean"].notna().any()
