@@ -11,12 +11,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, datetime
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Final
 
+import geopandas as gpd
 import numpy as np
 import rasterio
 import rasterio.shutil
@@ -42,9 +44,9 @@ from catalog.schema import (
     Variable,
 )
 from catalog.stac import write_collection, write_item
-from catalog.vectors import write_geopackage, write_geoparquet
+from catalog.vectors import read_landslides, write_geopackage, write_geoparquet
 
-__all__ = ["WRITERS", "Product", "Writer", "next_version", "publish", "read_preview"]
+__all__ = ["WRITERS", "Product", "Writer", "latest_landslides", "next_version", "publish", "read_preview"]
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +55,18 @@ Writer = Callable[[Product, Path], Path]
 PREVIEW_PX: Final = 2000
 GDAL_OPTIONS: Final = {"GDAL_CACHEMAX": 128, "GDAL_NUM_THREADS": "1", "GDAL_PAM_ENABLED": "NO"}
 """128 MB of block cache, and one thread: compressed bytes then do not depend on the machine."""
-PACKAGES: Final = ("dask", "geopandas", "numpy", "rasterio", "shapely", "torch", "xarray", "zarr")
+PACKAGES: Final = (
+    "landslidenet", "dask", "geopandas", "numpy", "odc-geo", "prefect", "rasterio", "richdem2", "shapely", "timm",
+    "torch", "xarray", "zarr",
+)  # fmt: skip
 CLASS_COLOURS: Final = {CLEAR: (0, 0, 0, 0), LANDSLIDE: (255, 61, 154, 255), NOT_OBSERVED: (150, 150, 150, 255)}
 CLASS_NAMES: Final = {CLEAR: "clear", LANDSLIDE: "landslide", NOT_OBSERVED: "not observed"}
 
 
-def publish(product: Product, out: Path) -> Path:
+def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, Any]] = dict) -> Path:
     """Folder `out/event_id/vN` with every file of `WRITERS`; it appears at once, whole, or not at all.
+
+    `closing` gives the provenance that is known only when everything but `run.json` is written.
 
     Raises: StoreError when that version exists; InputError when the product breaks its contract.
     """
@@ -76,6 +83,8 @@ def publish(product: Product, out: Path) -> Path:
     product = replace(product, preview=read_preview(product))
     for name, writer in WRITERS.items():
         started = perf_counter()
+        if writer is _write_run:
+            product = replace(product, provenance={**product.provenance, **closing()})
         path = writer(product, partial)
         log.info("%s v%d: %s, %d bytes, %.1f s", product.event_id, product.version, name, path.stat().st_size,
                  perf_counter() - started)  # fmt: skip
@@ -86,8 +95,18 @@ def publish(product: Product, out: Path) -> Path:
 
 def next_version(out: Path, event_id: str) -> int:
     """Version number after the highest published one; 1 when there is none. Partial folders do not count."""
+    return 1 + max(_versions(out, event_id), default=0)
+
+
+def latest_landslides(out: Path, event_id: str) -> gpd.GeoDataFrame | None:
+    """Landslides of the highest version that has an inventory; None when there is none."""
+    folders = (out / event_id / f"v{number}" for number in sorted(_versions(out, event_id), reverse=True))
+    return next((read_landslides(folder) for folder in folders if (folder / "inventory.gpkg").is_file()), None)
+
+
+def _versions(out: Path, event_id: str) -> list[int]:
     names = (p.name for p in (out / event_id).glob("v*") if p.is_dir())
-    return 1 + max((int(m[1]) for m in (re.fullmatch(r"v(\d+)", n) for n in names) if m), default=0)
+    return [int(m[1]) for m in (re.fullmatch(r"v(\d+)", n) for n in names) if m]
 
 
 def read_preview(product: Product, *, max_px: int = PREVIEW_PX) -> Preview:
@@ -223,7 +242,7 @@ def _write_run(product: Product, folder: Path) -> Path:
         "version": product.version,
         "event": product.event.model_dump(mode="json") if product.event else None,
         "config": dict(product.config),
-        "software": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
+        "software": {"python": platform.python_version(), **{name: _installed(name) for name in PACKAGES}},
         "model": dict(product.model_card),
         "provenance": dict(product.provenance),
         "used": product.used,
@@ -234,6 +253,14 @@ def _write_run(product: Product, folder: Path) -> Path:
     path = folder / "run.json"
     path.write_text(json.dumps(run, indent=2, sort_keys=True, ensure_ascii=False, default=_json) + "\n", "utf-8")
     return path
+
+
+def _installed(package: str) -> str | None:
+    """Its version; None where it goes by another name (conda's richdem2 is richdem)."""
+    try:
+        return installed_version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _sha256(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
@@ -108,6 +109,8 @@ class Product:
     post: xr.Dataset
     """red, green, blue: (y, x) float32, reflectance, NaN = nodata."""
     pre: xr.Dataset | None = None
+    post_time_utc: tuple[datetime, datetime] | None = None
+    """First and last post-event scene; None = not known."""
     used: list[str] = field(default_factory=list)
     not_used: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

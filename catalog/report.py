@@ -41,6 +41,7 @@ ATTRIBUTES: Final[Mapping[str, tuple[str, str]]] = {
     "slope_mean_deg": ("Slope, mean", "{:.0f}°"),
     "h_over_l": ("Height / length", "{:.2f}"),
     "relief_m": ("Relief", "{:,.0f} m"),
+    "channel_connected": ("Reaches a channel", "{}"),
     "volume_m3": ("Volume, by scaling law", "{:,.0f} m³"),
     "pga_g": ("Peak ground acceleration", "{:.2f} g"),
     "distance_to_epicentre_km": ("Distance to the epicentre", "{:.1f} km"),
@@ -150,8 +151,10 @@ def _formatted(row: Mapping[Any, Any], name: str) -> str:
     value = row.get(name)
     if isinstance(value, list | tuple):
         value = "; ".join(map(str, value))
-    if value is None or value == "" or pd.isna(value):
+    if value is None or pd.isna(value) or value == "":
         return ""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
     if name == "volume_m3":  # scaling laws do not carry more than two digits
         value = float(f"{value:.2g}")
     return ATTRIBUTES[name][1].format(value)

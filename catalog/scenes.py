@@ -85,6 +85,18 @@ class Epoch:
         source = entry.qa_source
         return tuple(entry.qa if source and find_asset(item, source.assets) else "none" for item in self.items)
 
+    def inputs(self) -> list[dict[str, str | None]]:
+        """What the pixels came from, for the record: name and digest of each file, id and state of each STAC item."""
+        told: list[dict[str, str | None]] = []
+        for item in self.items:
+            hrefs = sorted({str(asset["href"]) for asset in item["assets"].values()})
+            if item["properties"].get(LOCAL):
+                told += [input_of(href, role=self.role) for href in hrefs]
+            else:
+                state = item["properties"].get("updated") or item["properties"].get("created")
+                told.append({"role": self.role, "path": str(item["id"]), "sha256": None, "updated": state})
+        return told + [input_of(path, role=f"{self.role} mask") for path in self.masks]
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-sized values."""
         return asdict(self)
@@ -107,6 +119,14 @@ class Epoch:
                 parts.append([item["id"], item["properties"].get("updated") or item["properties"].get("created")])
         parts.append([content_digest(path) for path in self.masks])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def input_of(path: str, *, role: str) -> dict[str, str | None]:
+    """Role, file name and digest (sha256, hex) of an input file.
+
+    Raises: InputError when it cannot be read.
+    """
+    return {"role": role, "path": name_of(path), "sha256": sha256_of(path)}
 
 
 def _plain(entry: Sensor) -> list[Any]:

@@ -140,3 +140,90 @@ LANDSLIDE_CLASS: Final = Variable(
     "landslide_class", "uint8", "1", "1 landslide, 0 clear, 255 not observed", NOT_OBSERVED, (0, 255)
 )
 LANDSLIDE, CLEAR = 1, 0
+
+
+# --- the inventory ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """One attribute of a landslide as it is delivered."""
+
+    name: str
+    kind: Literal["text", "integer", "number", "flag"]
+    units: str
+    """Empty for text and flags."""
+    meaning: str
+    nullable: bool = False
+    """It is null where an input was not given or not observed."""
+
+
+def _mean(name: str, units: str, what: str) -> Column:
+    return Column(f"{name}_mean", "number", units, f"mean over the landslide: {what}", nullable=True)
+
+
+INVENTORY_COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(
+    {
+        column.name: column
+        for column in (
+            Column("id", "text", "", "name of the landslide, kept over versions"),
+            Column("event_id", "text", "", "event the inventory is of"),
+            Column("version", "integer", "1", "version of the event's inventory"),
+            Column("supersedes", "text", "", "earlier ids that it replaces, joined by ;"),
+            Column("decision", "text", "", "accepted or vetoed"),
+            Column("reasons", "text", "", "codes of the rules that rejected it, joined by ;"),
+            Column("review_status", "text", "", "what a person said of it"),
+            Column("reviewer", "text", "", "who said it"),
+            Column("area_m2", "number", "m2", "geodesic area"),
+            Column("perimeter_m", "number", "m", "length of the outline along the pixels' sides"),
+            Column("length_m", "number", "m", "longer side of the smallest rectangle around it"),
+            Column("width_m", "number", "m", "shorter side of the smallest rectangle around it"),
+            Column("volume_m3", "number", "m3", "volume by the scaling law"),
+            Column("volume_low_m3", "number", "m3", "volume with the law's parameters one standard error lower"),
+            Column("volume_high_m3", "number", "m3", "volume with the law's parameters one standard error higher"),
+            Column("volume_law", "text", "", "the scaling law"),
+            Column("probability_mean", "number", "1", "mean landslide probability", nullable=True),
+            Column("probability_max", "number", "1", "highest landslide probability", nullable=True),
+            Column("confidence", "text", "", "high, medium or low, by the rule in the metadata"),
+            Column("threshold", "number", "1", "landslide probability from which a pixel is a landslide"),
+            Column("observed_fraction", "number", "1", "share of the outline that borders observed ground"),
+            Column("touches_edge", "flag", "", "some of the outline borders ground that was not observed"),
+            Column("slope_mean_deg", "number", "degree", "mean slope", nullable=True),
+            Column("slope_p90_deg", "number", "degree", "slope that nine tenths of it stay below", nullable=True),
+            Column("aspect_deg", "number", "degree", "circular mean aspect, clockwise from north", nullable=True),
+            Column("elevation_min_m", "number", "m", "lowest elevation", nullable=True),
+            Column("elevation_max_m", "number", "m", "highest elevation", nullable=True),
+            Column("relief_m", "number", "m", "highest less lowest elevation of the landslide", nullable=True),
+            Column("h_over_l", "number", "1", "relief over length", nullable=True),
+            Column("channel_connected", "flag", "", "reaches a cell that drains more than 1 km2", nullable=True),
+            Column("distance_to_epicentre_km", "number", "km", "of the centroid, along the ellipsoid", nullable=True),
+            _mean("local_relief_m", "m", "range of elevation in 9 x 9 cells of the DEM"),
+            _mean("profile_curvature", "m-1", "curvature down the slope, convex positive"),
+            _mean("plan_curvature", "m-1", "curvature across the slope, convex positive"),
+            _mean("tpi_m", "m", "topographic position, height above the neighbours' mean"),
+            _mean("tri_m", "m", "terrain ruggedness index"),
+            _mean("roughness_m", "m", "range of elevation in 3 x 3 cells of the DEM"),
+            _mean("flow_accumulation_m2", "m2", "upslope area"),
+            _mean("twi", "1", "topographic wetness index"),
+            _mean("redness", "1", "(red - blue) / (red + blue) after the event"),
+            _mean("relative_brightness", "1", "brightness over the median of the scene"),
+            _mean("change_score", "1", "spectral change in robust standard deviations of stable ground"),
+            _mean("cva_magnitude", "1", "length of the spectral change vector"),
+            _mean("cva_direction_deg", "degree", "angle of the change vector from pure brightening"),
+            _mean("spectral_angle_deg", "degree", "angle between the spectra before and after"),
+            _mean("brightness_change", "1", "change of mean visible reflectance"),
+            _mean("brightness_score", "1", "change of brightness in robust standard deviations of stable ground"),
+            _mean("greenness_change", "1", "change of green / (red + green + blue)"),
+            _mean("greenness_score", "1", "change of greenness in robust standard deviations of stable ground"),
+            _mean("dndvi", "1", "change of NDVI"),
+            _mean("dndvi_score", "1", "change of NDVI in robust standard deviations of stable ground"),
+            Column("pre_scenes", "text", "", "pre-event scenes that were used", nullable=True),
+            Column("pre_date", "text", "", "their first and last day (UTC)", nullable=True),
+            Column("post_scenes", "text", "", "post-event scenes"),
+            Column("post_date", "text", "", "their first and last day (UTC)"),
+            Column("model", "text", "", "network"),
+            Column("weights_sha256", "text", "", "digest of its weights"),
+        )
+    }
+)
+"""Every column an inventory may have; those that end in `_mean` are there when their input was."""

@@ -12,6 +12,7 @@ import geopandas as gpd
 import pystac
 import shapely
 from pystac.extensions.projection import ProjectionExtension
+from pystac.utils import datetime_to_str
 from shapely.geometry import mapping
 
 from catalog.product import Product
@@ -74,7 +75,7 @@ def write_collection(product: Product, event_dir: Path) -> Path:
 
 
 def build_item(product: Product) -> pystac.Item:
-    """The STAC item of a product; its geometry is the footprint, its datetime the post-event imagery's."""
+    """The STAC item of a product; its geometry is the footprint, its datetime the first post-event scene's."""
     footprint = _footprint(product)
     when, source = _datetime(product)
     item = pystac.Item(
@@ -86,6 +87,7 @@ def build_item(product: Product) -> pystac.Item:
             "title": f"Landslide inventory of {product.title}, version {product.version}",
             "version": str(product.version),
             "gsd": product.grid.gsd_m,
+            **_range(product),
             "landslidenet:datetime_source": source,
             "landslidenet:landslides": product.headline.count,
             "landslidenet:landslide_area_m2": round(product.headline.area_m2),
@@ -160,13 +162,19 @@ def _model(product: Product) -> dict[str, Any]:
 
 def _datetime(product: Product) -> tuple[datetime, str]:
     """When the ground was seen, or the nearest thing known, and which of these it is."""
-    event_time = product.event.time_utc if product.event else None
-    known = {"post_time_utc": product.config.get("post_time_utc"), "event_time_utc": event_time}
-    for source, value in known.items():
-        if value is not None:
-            when = datetime.fromisoformat(value) if isinstance(value, str) else value
-            return when.astimezone(UTC), source
+    if product.post_time_utc is not None:
+        return product.post_time_utc[0].astimezone(UTC), "post_scenes"
+    if product.event is not None and product.event.time_utc is not None:
+        return product.event.time_utc.astimezone(UTC), "event"
     return datetime.now(UTC), "published"
+
+
+def _range(product: Product) -> dict[str, str]:
+    """`start_datetime` and `end_datetime` where the post-event scenes are of several times."""
+    first, last = product.post_time_utc or (None, None)
+    if first is None or last is None or first == last:
+        return {}
+    return {f"{name}_datetime": datetime_to_str(time) for name, time in (("start", first), ("end", last))}
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:

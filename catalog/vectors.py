@@ -15,6 +15,7 @@ import pyogrio
 from jinja2 import Environment, StrictUndefined
 
 from catalog.product import CONFIDENCE_COLOURS, Product
+from catalog.schema import INVENTORY_COLUMNS
 
 LAYERS: Final = ("landslides", "vetoed", "observed_area")
 
@@ -58,6 +59,12 @@ def write_geoparquet(product: Product, folder: Path) -> Path:
     return path
 
 
+def read_landslides(folder: Path) -> gpd.GeoDataFrame:
+    """The layer `landslides` of a published version."""
+    layer: gpd.GeoDataFrame = pyogrio.read_dataframe(folder / "inventory.gpkg", layer="landslides")
+    return layer
+
+
 def qgis_style(layer: str) -> str:
     """QGIS 3 style document (QML) of a layer; landslides are categorised by confidence."""
     source = files("catalog").joinpath("templates/style.qml.j2").read_text(encoding="utf-8")
@@ -72,6 +79,11 @@ def flat(layer: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     for column in lists:
         layer[column] = layer[column].map(lambda v: "; ".join(map(str, v)) if isinstance(v, list | tuple) else v)
     return layer
+
+
+def _explained(name: str) -> str:
+    column = INVENTORY_COLUMNS[name]
+    return f"{name}: {column.meaning}" + (f" [{column.units}]" if column.units else "")
 
 
 def _metadata(product: Product) -> Mapping[str, str]:
@@ -91,6 +103,7 @@ def _metadata(product: Product) -> Mapping[str, str]:
         "used": "\n".join(product.used),
         "not_used": "\n".join(product.not_used),
         "warnings": "\n".join(product.warnings),
+        "columns": "\n".join(_explained(name) for name in product.landslides if name in INVENTORY_COLUMNS),
         "read_me": "Outside observed_area nothing is known: it is not free of landslides. Not checked by a person "
         "unless review_status says so.",
     }

@@ -52,7 +52,7 @@ def _story(prepared: steps.Prepared, *, client: Any, threads: int) -> str:  # no
         features["hydrology"] = steps.hydrology.submit(prepared, elevation_ref, client=client)
     if pre:
         pre_ref = run.keep("pre", pre)
-        run.pairing = steps.pair(prepared, pre_ref, post_ref)
+        run.pairing = steps.pair(run, pre_ref, post_ref)
         if run.pairing.usable:
             features["change"] = steps.change_features.submit(
                 prepared, pre_ref, post_ref, pairing=run.pairing, client=client

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import geopandas as gpd
 import numpy as np
@@ -14,6 +14,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import Geod
 
+from catalog.schema import INVENTORY_COLUMNS, Column, LandslideError
 from tasks.objects import Geometries, Objects, to_ground
 
 Values = NDArray[np.float64]
@@ -37,6 +38,13 @@ GAMMA, GAMMA_ERROR = 1.332, 0.005
 
 SAME_LANDSLIDE_IOU: Final = 0.5
 """Above it an object is the landslide of an earlier version: each can then match one other only."""
+
+CHANNEL_AREA_M2: Final = 1e6
+"""A cell that drains more is a channel. Source: Montgomery and Foufoula-Georgiou 1993, Water Resources Research 29,
+3925-3934: the upper end of the areas at which valleys turn from cut by debris flows to cut by rivers."""
+
+COLUMN_STEMS: Final = {"relief_m": "local_relief_m"}
+"""Variables whose mean has another name: a landslide's own relief is `relief_m`."""
 
 FLAT_SLOPE_DEG: Final = 5.0
 UNCHANGED_SIGMA: Final = 2.0
@@ -116,14 +124,18 @@ def build_inventory(
 ) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame]:
     """Landslides and vetoed objects, two GeoDataFrames of the same columns in the grid's CRS, row-major order.
 
-    What was not given (no DEM, no pre-event image, no epicentre) is null, never 0. Every further variable of the
-    objects becomes a column `<name>_mean`. `previous` is the version before, whose ids are kept (see `identify`).
+    Its columns are those of `catalog.schema.INVENTORY_COLUMNS`. What was not given (no DEM, no pre-event image, no
+    epicentre) is null, never 0. Every further variable of the objects becomes a column `<name>_mean`. `previous` is the
+    version before, whose ids are kept (see `identify`).
+
+    Raises: LandslideError when a column is not as the contract says.
     """
     kept = objects.take(objects.tally.pixels * gsd_m**2 >= provenance.min_area_m2 - 1e-6)
     layer = gpd.GeoDataFrame(geometry=to_ground(kept.polygons, gsd_m=gsd_m), crs=f"EPSG:{epsg}")
     shape = pd.DataFrame(measure_shape(layer))
     columns = pd.concat([shape, pd.DataFrame(measure_ground(kept)), pd.DataFrame(measure_edge(kept))], axis=1)
     columns["h_over_l"] = columns["relief_m"] / columns["length_m"]
+    columns["channel_connected"] = reaches_channel(kept)
     columns["distance_to_epicentre_km"] = _epicentre_km(layer, provenance)
     columns["confidence"] = classify_confidence(
         columns["probability_mean"].to_numpy(), columns["observed_fraction"].to_numpy(), threshold=provenance.threshold
@@ -133,6 +145,7 @@ def build_inventory(
         columns[name] = value
     columns["id"], columns["supersedes"] = identify(kept, layer, gsd_m=gsd_m, provenance=provenance, previous=previous)
     columns = columns[["id", *columns.columns.drop("id")]]
+    check_columns(columns)
     table = gpd.GeoDataFrame(columns, geometry=layer.geometry, crs=layer.crs)
     vetoed = (table["decision"] == "vetoed").to_numpy(dtype=bool)
     return table[~vetoed].reset_index(drop=True), table[vetoed].reset_index(drop=True)
@@ -199,7 +212,42 @@ def measure_ground(objects: Objects) -> dict[str, Values]:
     }
     told = {"probability", "slope_deg", "aspect_sin", "aspect_cos", "elevation_m", CHANGE_SCORE}
     further = [name for name in objects.tally.variables if name not in told]
-    return columns | {f"{name}_mean": objects.statistic(name, "mean") for name in further}
+    return columns | {f"{COLUMN_STEMS.get(name, name)}_mean": objects.statistic(name, "mean") for name in further}
+
+
+def reaches_channel(objects: Objects) -> pd.arrays.BooleanArray:
+    """Whether each object touches a cell that drains more than `CHANNEL_AREA_M2`, (n,) bool; null without a DEM."""
+    largest = objects.statistic("flow_accumulation_m2", "max")
+    return pd.arrays.BooleanArray(largest > CHANNEL_AREA_M2, np.isnan(largest))
+
+
+def check_columns(table: pd.DataFrame) -> None:
+    """Nothing when the table keeps the contract of `INVENTORY_COLUMNS`.
+
+    Raises: LandslideError naming the columns that are unknown, missing, of another kind, or null where they may not be.
+    """
+    problems = [f"{name} is not in catalog.schema.INVENTORY_COLUMNS" for name in table if name not in INVENTORY_COLUMNS]
+    for name, column in INVENTORY_COLUMNS.items():
+        if name not in table:
+            problems += [] if column.name.endswith("_mean") else [f"{name} is missing"]
+        elif not column.nullable and table[name].isna().any():
+            problems.append(f"{name} has nulls")
+        elif len(table) and not _is_kind(table[name], column):
+            problems.append(f"{name} is {table[name].dtype}, expected {column.kind}")
+    if problems:
+        raise LandslideError(f"inventory: {'; '.join(problems)}")
+
+
+def _is_kind(values: pd.Series[Any], column: Column) -> bool:
+    if column.nullable and values.isna().all():
+        return True
+    of_kind = {
+        "text": pd.api.types.is_string_dtype,
+        "integer": pd.api.types.is_integer_dtype,
+        "number": pd.api.types.is_float_dtype,
+        "flag": pd.api.types.is_bool_dtype,
+    }
+    return bool(of_kind[column.kind](values))
 
 
 def measure_edge(objects: Objects) -> dict[str, Values | NDArray[np.bool_]]:
@@ -239,7 +287,7 @@ def identify(
     """
     carried: dict[int, str] = {}
     replaced: dict[int, list[str]] = {}
-    for new, old_id, iou in _overlaps(layer, previous):
+    for new, old_id, iou in _overlaps(layer, previous, gsd_m=gsd_m):
         if iou > SAME_LANDSLIDE_IOU:
             carried[new] = old_id
         else:
@@ -258,13 +306,16 @@ def _name(place: str) -> str:
     return "ls-" + hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
-def _overlaps(layer: gpd.GeoDataFrame, previous: gpd.GeoDataFrame | None) -> list[tuple[int, str, float]]:
-    """Pairs of new row and earlier id that share ground, with their intersection over union."""
+def _overlaps(
+    layer: gpd.GeoDataFrame, previous: gpd.GeoDataFrame | None, *, gsd_m: float
+) -> list[tuple[int, str, float]]:
+    """Pairs of new row and earlier id that share ground (half a pixel), with their intersection over union."""
     if previous is None or previous.empty or layer.empty:
         return []
     new, old = layer.geometry.to_numpy(), previous.to_crs(layer.crs).geometry.to_numpy()
     old_row, new_row = shapely.STRtree(new).query(old, predicate="intersects")
     shared = shapely.area(shapely.intersection(new[new_row], old[old_row]))
+    shared[shared < 0.5 * gsd_m**2] = 0.0  # neighbours that touch share rounding, not ground
     iou = shared / (shapely.area(new[new_row]) + shapely.area(old[old_row]) - shared)
     names = previous["id"].to_numpy()[old_row]
     pairs = zip(new_row, names, iou, strict=True)

@@ -32,7 +32,12 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What a stage cost. `peak_rss_mib` is over all processes of this machine's process tree while it ran."""
+    """What a stage cost.
+
+    `wall_s` is from its first to its last block, whatever else the workers did in between: stages that run in parallel
+    wait for one another, so their walls overlap and do not add up; `cpu_s` is its own. `peak_rss_mib` is over all
+    processes of this machine's process tree while it ran.
+    """
 
     stage: str
     wall_s: float
@@ -87,6 +92,12 @@ def timed_block(kernel: Callable[..., Any], job: object, block: Block) -> tuple[
     return kernel(job, block), time.thread_time() - started
 
 
+def timed_whole(kernel: Callable[..., Any], job: object) -> tuple[Any, float]:
+    """The kernel's result and its CPU seconds; runs on a worker."""
+    started = time.thread_time()
+    return kernel(job), time.thread_time() - started
+
+
 def run_blocks(
     stage: str,
     kernel: Callable[..., dict[str, Any]],
@@ -105,7 +116,7 @@ def run_blocks(
     total = len(target.grid.blocks)
     with PeakMemory() as memory:
         started, cpu_s, entries = time.perf_counter(), 0.0, []
-        for (entry, block_cpu_s), done in _map(stage, kernel, job, pending, client=client):
+        for done, (_, entry, block_cpu_s) in enumerate(_map(stage, kernel, job, pending, client=client), start=1):
             entries.append(entry)
             cpu_s += block_cpu_s
             report(total - len(pending) + done, total)
@@ -137,29 +148,16 @@ def collect_blocks(
     report: Report,
 ) -> tuple[list[Any], StageRecord]:
     """The kernel's results in block order, and the record, of a stage that returns small results."""
-    results: dict[int, Any] = {}
+    results: dict[Block, Any] = {}
     with PeakMemory() as memory:
         started, cpu_s = time.perf_counter(), 0.0
-        for ((index, result), block_cpu_s), done in _map(
-            stage, _Indexed(kernel, tuple(blocks)), job, blocks, client=client
-        ):
-            results[index] = result
+        for done, (block, result, block_cpu_s) in enumerate(_map(stage, kernel, job, blocks, client=client), start=1):
+            results[block] = result
             cpu_s += block_cpu_s
             report(done, len(blocks))
     wall_s = round(time.perf_counter() - started, 2)
     record = StageRecord(stage, wall_s, round(cpu_s, 2), len(blocks), 0, 0, round(memory.peak_mib, 1), 0.0, 0)
-    return [results[i] for i in range(len(blocks))], record
-
-
-@dataclass(frozen=True)
-class _Indexed:
-    """A kernel whose result carries the position of its block."""
-
-    kernel: Callable[..., Any]
-    blocks: tuple[Block, ...]
-
-    def __call__(self, job: object, block: Block) -> tuple[int, Any]:
-        return self.blocks.index(block), self.kernel(job, block)
+    return [results[block] for block in blocks], record
 
 
 def _map(
@@ -169,13 +167,16 @@ def _map(
     blocks: Sequence[Block],
     *,
     client: Client,
-) -> Iterator[tuple[tuple[Any, float], int]]:
-    """Results as they come, with how many have; a failed block is raised with its id."""
+) -> Iterator[tuple[Block, Any, float]]:
+    """Blocks with their results and CPU seconds, as they come.
+
+    Raises: StoreError, or the kernel's own LandslideError, naming the block that failed; its cause is what happened.
+    """
     queue = iter(blocks)
     in_flight = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
     named: dict[Any, Block] = {}
 
-    def submit(block: Block) -> Any:  # noqa: ANN401 - distributed.Future - distributed.Future
+    def submit(block: Block) -> Any:  # noqa: ANN401 - distributed.Future
         future = client.submit(timed_block, kernel, job, block, pure=False, key=f"{stage}-{block.id}-{time.time_ns()}")
         named[future.key] = block
         return future
@@ -183,18 +184,21 @@ def _map(
     running = as_completed(  # type: ignore[no-untyped-call]
         [submit(block) for block in islice(queue, in_flight)]
     )
-    for done, future in enumerate(running, start=1):
-        try:
-            result = future.result()
-        except LandslideError as error:
-            raise type(error)(f"{stage}, block {named[future.key].id}: {error}") from error
-        except (OSError, RuntimeError, ValueError, KeyError, MemoryError) as error:
-            raise StoreError(
-                f"{stage}, block {named[future.key].id} failed: {type(error).__name__}: {error}"
-            ) from error
-        if (block := next(queue, None)) is not None:
-            running.add(submit(block))  # type: ignore[no-untyped-call]
-        yield result, done
+    for future in running:
+        block = named.pop(future.key)
+        if (error := future.exception()) is not None:
+            raise _failed(f"{stage}, block {block.id}", error) from error
+        result, cpu_s = future.result()
+        if (following := next(queue, None)) is not None:
+            running.add(submit(following))  # type: ignore[no-untyped-call]
+        yield block, result, cpu_s
+
+
+def _failed(where: str, error: BaseException) -> LandslideError:
+    """The error of a block that says where it happened: of the same class when it is one of ours."""
+    if isinstance(error, LandslideError):
+        return type(error)(f"{where}: {error}")
+    return StoreError(f"{where} failed: {type(error).__name__}: {error}")
 
 
 def run_whole(stage: str, kernel: Callable[..., Any], job: object, *, target: StoreRef, client: Client) -> StageRecord:
@@ -204,20 +208,45 @@ def run_whole(stage: str, kernel: Callable[..., Any], job: object, *, target: St
         store.create_store(target)
         before = len(target.grid.blocks) - len(store.pending_blocks(target))
         entries: list[dict[str, Any]] = []
+        cpu_s = 0.0
         if not store.is_complete(target):
-            entries = client.submit(kernel, job, pure=False).result()
+            future = client.submit(timed_whole, kernel, job, pure=False)
+            if (error := future.exception()) is not None:  # type: ignore[no-untyped-call]
+                raise _failed(stage, error) from error
+            entries, cpu_s = future.result()
             store.mark_complete(target)
     return StageRecord(
-        stage, round(time.perf_counter() - started, 2), 0.0, len(target.grid.blocks), before,
+        stage, round(time.perf_counter() - started, 2), round(cpu_s, 2), len(target.grid.blocks), before,
         sum(entry["bytes"] for entry in entries), round(memory.peak_mib, 1), 0.0, 0,
     )  # fmt: skip
+
+
+class Stopwatch:
+    """Measures what runs inside it, on this process alone; `record` may be asked for before the end."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self._memory = PeakMemory()
+
+    def __enter__(self) -> Stopwatch:
+        self._memory.__enter__()
+        self._started, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.__exit__()
+
+    def record(self) -> StageRecord:
+        """What it cost so far."""
+        wall_s, cpu_s = time.perf_counter() - self._started, time.process_time() - self._cpu
+        return StageRecord(
+            self.stage, round(wall_s, 2), round(cpu_s, 2), 0, 0, 0, round(self._memory.peak_mib, 1), 0.0, 0
+        )
 
 
 @contextmanager
 def timed_stage(stage: str, records: list[StageRecord]) -> Iterator[None]:
     """Append the record of what runs inside, on this process alone."""
-    with PeakMemory() as memory:
-        started, cpu = time.perf_counter(), time.process_time()
+    with Stopwatch(stage) as watch:
         yield
-    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
-    records.append(StageRecord(stage, round(wall_s, 2), round(cpu_s, 2), 0, 0, 0, round(memory.peak_mib, 1), 0.0, 0))
+        records.append(watch.record())

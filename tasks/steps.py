@@ -7,12 +7,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import geopandas as gpd
 import numpy as np
-from distributed import Client
+import xarray as xr
+from distributed import Client, KilledWorker
 from prefect import task
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -28,7 +30,7 @@ from catalog import scenes, store
 from catalog.cartography import read_thumbnail
 from catalog.checks import Inputs, check_inputs
 from catalog.config import RunConfig
-from catalog.export import next_version
+from catalog.export import latest_landslides, next_version
 from catalog.export import publish as write_product
 from catalog.files import name_of
 from catalog.grid import Grid, Window, regrid
@@ -50,7 +52,7 @@ from catalog.store import StoreRef, store_key
 from models.cards import ModelCard, find_weights, load_card
 from tasks import blocks, change, inference, objects, preprocess, registration, terrain
 from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance, area_layer, build_inventory
-from tasks.stages import Report, StageRecord, collect_blocks, run_blocks, run_whole, timed_stage
+from tasks.stages import Report, StageRecord, Stopwatch, collect_blocks, run_blocks, run_whole, timed_stage
 from tasks.thresholds import Threshold, scene_threshold
 
 logger = logging.getLogger(__name__)
@@ -74,10 +76,18 @@ MIN_SIDE_PX: Final = 3
 """An object smaller than a square of this many pixels (imagery's or network's, the coarser) is not resolved."""
 
 
+HEALING: Final = (OSError, KilledWorker)
+"""What another try can get past: a CommClosedError of Dask is an OSError too."""
+
+
 def _heals(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401 - prefect State
-    """Retry lost workers and networks; never bad input or a broken contract."""
-    result = state.result(raise_on_failure=False)
-    return isinstance(result, OSError) or not isinstance(result, LandslideError | ValueError | TypeError)
+    """Retry lost workers, disks and networks, also where they are the cause of a block's failure; nothing else."""
+    error = state.result(raise_on_failure=False)
+    while isinstance(error, BaseException) and not isinstance(error, InputError):
+        if isinstance(error, HEALING):
+            return True
+        error = error.__cause__
+    return False
 
 
 RETRY: Final[dict[str, Any]] = {
@@ -233,28 +243,69 @@ class Pairing:
     """How pre-event imagery was brought to the post-event one."""
 
     coregistration: registration.Coregistration
-    normalisation: preprocess.Normalisation | None
-    scaling: change.ChangeScaling | None
+    normalisation: preprocess.Normalisation | None = None
+    scaling: change.ChangeScaling | None = None
+    refused: str = ""
+    """Why the two epochs cannot be compared pixel by pixel; empty when they can."""
 
     @property
     def usable(self) -> bool:
         """True when the two epochs match well enough to be compared pixel by pixel."""
-        return self.normalisation is not None and self.scaling is not None
+        return not self.refused
+
+
+@dataclass
+class Run:
+    """What a run has produced so far: store references and what each stage cost."""
+
+    prepared: Prepared
+    records: list[StageRecord] = field(default_factory=list)
+    stores: dict[str, StoreRef] = field(default_factory=dict)
+    pairing: Pairing | None = None
+    threshold: Threshold | None = None
+    started_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def pre_used(self) -> scenes.Epoch | None:
+        """The pre-event imagery that the result rests on; None where there was none or it was refused."""
+        return self.prepared.inputs.pre if self.pairing and self.pairing.usable else None
+
+    def keep(self, name: str, future: PrefectFuture[tuple[StoreRef, StageRecord]]) -> StoreRef:
+        """The store of a finished step, with its record kept; a failed step raises here."""
+        ref, record = future.result()
+        self.records.append(record)
+        self.stores[name] = ref
+        return ref
 
 
 @task(task_run_name="pair pre with post", **RETRY)
-def pair(prepared: Prepared, pre: StoreRef, post: StoreRef) -> Pairing:
-    """Shift of pre against post, radiometric normalisation and the scale of change on stable ground."""
-    coregistration = _coregister(prepared.grid, pre, post)
+def pair(run: Run, pre: StoreRef, post: StoreRef) -> Pairing:
+    """Shift of pre against post, radiometric normalisation and the scale of change on stable ground.
+
+    Pre-event imagery is optional: what cannot be paired is left out with its reason, and the run goes on.
+    """
+    with timed_stage("pair", run.records):
+        return _pair(run.prepared.grid, pre, post)
+
+
+def _pair(grid: Grid, pre: StoreRef, post: StoreRef) -> Pairing:
+    coregistration = _coregister(grid, pre, post)
     if coregistration.verdict() == "refuse":
-        return Pairing(coregistration, None, None)
-    samples = [blocks.observed_bands(store.read_sample(ref)) for ref in (pre, post)]
-    bands = [name for name in samples[0].data_vars if name in samples[1].data_vars]
-    before, after = (np.stack([s[band].values.ravel() for band in bands]) for s in samples)
-    normalisation = preprocess.fit_normalisation(before, after, names=[str(b) for b in bands])
-    features = change.change(preprocess.normalise(samples[0], normalisation), samples[1])
-    scaling = change.measure_scaling({str(name): features[name].values for name in features.data_vars})
-    return Pairing(coregistration, normalisation, scaling)
+        return Pairing(coregistration, refused=coregistration.sentence())
+    before, after = (blocks.observed_bands(store.read_sample(ref)) for ref in (pre, post))
+    try:
+        return Pairing(coregistration, *_common_radiometry(before, after))
+    except InputError as error:
+        return Pairing(coregistration, refused=str(error))
+
+
+def _common_radiometry(before: xr.Dataset, after: xr.Dataset) -> tuple[preprocess.Normalisation, change.ChangeScaling]:
+    """How pre becomes like post, and how much ground that did not change differs then, from a sample of each."""
+    bands = [str(name) for name in before.data_vars if name in after.data_vars]
+    x, y = (np.stack([sample[band].values.ravel() for band in bands]) for sample in (before, after))
+    normalisation = preprocess.fit_normalisation(x, y, names=bands)
+    features = change.change(preprocess.normalise(before, normalisation), after)
+    return normalisation, change.measure_scaling({str(n): features[n].values for n in features.data_vars})
 
 
 def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> registration.Coregistration:
@@ -282,11 +333,12 @@ def change_features(
 ) -> tuple[StoreRef, StageRecord]:
     """Change features between the epochs, scaled on stable ground."""
     if pairing.normalisation is None or pairing.scaling is None:
-        raise LandslideError(f"change: {pairing.coregistration.sentence()}")
+        raise LandslideError(f"change: {pairing.refused}")
     shared = [v.name for v in pre.variables if v.name in post.names and v.name != "quality"]
     target = prepared.target(
-        "change", change.variables(shared), grid=prepared.grid, depends_on={"pre": pre.key, "post": post.key}
-    )
+        "change", change.variables(shared), grid=prepared.grid,
+        depends_on={"pre": pre.key, "post": post.key, "pairing": asdict(pairing)},
+    )  # fmt: skip
     job = blocks.ChangeJob(target, pre, post, pairing.coregistration, pairing.normalisation, pairing.scaling)
     return target, run_blocks(
         "change", blocks.change_block, job, target=target, client=client, report=_progress("Change")
@@ -332,24 +384,6 @@ def _threshold(prepared: Prepared, probability: StoreRef) -> Threshold:
     return Threshold(wanted, f"{wanted:g}, as asked for")
 
 
-@dataclass
-class Run:
-    """What a run has produced so far: store references and what each stage cost."""
-
-    prepared: Prepared
-    records: list[StageRecord] = field(default_factory=list)
-    stores: dict[str, StoreRef] = field(default_factory=dict)
-    pairing: Pairing | None = None
-    threshold: Threshold | None = None
-
-    def keep(self, name: str, future: PrefectFuture[tuple[StoreRef, StageRecord]]) -> StoreRef:
-        """The store of a finished step, with its record kept; a failed step raises here."""
-        ref, record = future.result()
-        self.records.append(record)
-        self.stores[name] = ref
-        return ref
-
-
 @dataclass(frozen=True)
 class Inventory:
     """The landslides of a run, and the class raster that says the same."""
@@ -380,8 +414,9 @@ def inventory(run: Run, *, client: Client) -> Inventory:
         area_px = objects.join_area([area for _, area in pieces])
         version = next_version(Path(prepared.config.out), prepared.config.name)
         landslides, vetoed = build_inventory(
-            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version, run.threshold)
-        )
+            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version, run.threshold),
+            previous=latest_landslides(Path(prepared.config.out), prepared.config.name),
+        )  # fmt: skip
         observed_area = area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg)
     if area_px.is_empty:
         raise InputError(
@@ -394,7 +429,7 @@ def inventory(run: Run, *, client: Client) -> Inventory:
 
 
 def _provenance(run: Run, version: int, threshold: Threshold) -> Provenance:
-    prepared, inputs = run.prepared, run.prepared.inputs
+    prepared, inputs, pre = run.prepared, run.prepared.inputs, run.pre_used
     event = inputs.event
     return Provenance(
         event_id=prepared.config.name,
@@ -405,8 +440,8 @@ def _provenance(run: Run, version: int, threshold: Threshold) -> Provenance:
         weights_sha256=prepared.card.weights_sha256,
         post_scenes=", ".join(inputs.post.ids),
         post_date=_dates(inputs.post),
-        pre_scenes=", ".join(inputs.pre.ids) if inputs.pre else None,
-        pre_date=_dates(inputs.pre) if inputs.pre else None,
+        pre_scenes=", ".join(pre.ids) if pre else None,
+        pre_date=_dates(pre) if pre else None,
         event_longitude=event.longitude if event else None,
         event_latitude=event.latitude if event else None,
     )
@@ -435,7 +470,7 @@ def publish(run: Run, found: Inventory) -> str:
     """The product folder, written whole or not at all, and what the Prefect UI shows of it."""
     prepared, inputs = run.prepared, run.prepared.inputs
     probability = store.open_store(run.stores["probability"])
-    with timed_stage("publish", run.records):
+    with Stopwatch("publish") as watch:
         product = Product(
             event=inputs.event,
             event_id=prepared.config.name,
@@ -451,22 +486,39 @@ def publish(run: Run, found: Inventory) -> str:
             disagreement=probability["disagreement"],
             post=store.open_store(run.stores["post"]),
             pre=store.open_store(run.stores["pre"]) if "pre" in run.stores else None,
+            post_time_utc=inputs.post.time_range_utc,
             used=_used(run),
-            not_used=list(inputs.not_used),
+            not_used=_not_used(run),
             warnings=_warnings(run),
             model_card=asdict(prepared.card),
             provenance=_story_of(run),
         )
-        folder = write_product(product, Path(prepared.config.out))
+        folder = write_product(product, Path(prepared.config.out), closing=lambda: _closing(run, watch))
+        run.records.append(watch.record())
     _show(folder, product, run.records)
     return str(folder)
+
+
+def _closing(run: Run, watch: Stopwatch) -> dict[str, Any]:
+    """What `run.json` knows last: when the run ended, and what publishing took up to there."""
+    return {
+        "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "stages": [record.as_dict() for record in (*run.records, watch.record())],
+    }
+
+
+def _inputs(inputs: Inputs, config: RunConfig) -> list[dict[str, str | None]]:
+    """Every file and item that the run read, by role, with its digest."""
+    epochs = [entry for epoch in (inputs.pre, inputs.post) if epoch for entry in epoch.inputs()]
+    files = (("DEM", inputs.dem.path if inputs.dem else None), ("area of interest", config.aoi))
+    return epochs + [scenes.input_of(path, role=role) for role, path in files if path]
 
 
 def _used(run: Run) -> list[str]:
     inputs = run.prepared.inputs
     used = [f"post-event imagery: {', '.join(inputs.post.ids)}"]
-    if inputs.pre:
-        used.append(f"pre-event imagery: {', '.join(inputs.pre.ids)}")
+    if run.pre_used:
+        used.append(f"pre-event imagery: {', '.join(run.pre_used.ids)}")
     if inputs.dem:
         used.append(f"DEM: {name_of(inputs.dem.path)}, {inputs.dem.gsd_m:g} m")
     if inputs.event:
@@ -474,9 +526,14 @@ def _used(run: Run) -> list[str]:
     return used
 
 
+def _not_used(run: Run) -> list[str]:
+    refused = run.pairing.refused if run.pairing else ""
+    return [*run.prepared.inputs.not_used, *([f"change detection is not used: {refused}"] if refused else [])]
+
+
 def _warnings(run: Run) -> list[str]:
     told = list(run.prepared.inputs.warnings)
-    if run.pairing and run.pairing.coregistration.verdict() != "good":
+    if run.pairing and run.pairing.coregistration.verdict() == "warn":
         told.append(run.pairing.coregistration.sentence())
     return told
 
@@ -484,6 +541,8 @@ def _warnings(run: Run) -> list[str]:
 def _story_of(run: Run) -> dict[str, Any]:
     pairing = run.pairing
     return {
+        "started_utc": run.started_utc.isoformat(timespec="seconds"),
+        "inputs": _inputs(run.prepared.inputs, run.prepared.config),
         "stages": [record.as_dict() for record in run.records],
         "stores": {name: ref.key for name, ref in sorted(run.stores.items())},
         "threshold": asdict(run.threshold) if run.threshold else None,

@@ -12,6 +12,7 @@ from pathlib import Path
 import dask.array as da
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pyogrio
 import pystac
@@ -26,7 +27,7 @@ from shapely.geometry import shape
 
 from catalog.cartography import draw_map
 from catalog.config import Event
-from catalog.export import WRITERS, next_version, publish, read_preview
+from catalog.export import WRITERS, latest_landslides, next_version, publish, read_preview
 from catalog.grid import Window, snap_grid
 from catalog.product import Product
 from catalog.schema import InputError, StoreError
@@ -321,6 +322,45 @@ def test_item_and_collection_satisfy_the_core_stac_schemas(published):
     pystac.Collection.from_file(str(published.parent / "collection.json")).validate()
 
 
+@pytest.mark.parametrize(
+    ("times", "event", "when", "source"),
+    [
+        ((datetime(2018, 9, 11, tzinfo=UTC), datetime(2018, 9, 13, tzinfo=UTC)), EVENT, "2018-09-11", "post_scenes"),
+        (None, EVENT, "2018-09-05", "event"),
+        (None, None, f"{datetime.now(UTC):%Y-%m}", "published"),
+    ],
+)
+def test_item_is_of_the_time_of_the_scenes(product, tmp_path, times, event, when, source):
+    folder = publish(replace(product, post_time_utc=times, event=event), tmp_path)
+    properties = json.loads((folder / "item.json").read_text())["properties"]
+    assert properties["datetime"].startswith(when)
+    assert properties["landslidenet:datetime_source"] == source
+    assert ("end_datetime" in properties) == (times is not None)
+
+
+def test_latest_landslides_are_those_of_the_highest_version(product, published):
+    out = published.parent.parent
+    assert latest_landslides(out, "nothing") is None
+    publish(replace(product, version=2, landslides=product.landslides.iloc[:3]), out)
+    (out / EVENT.id / "v10").mkdir()  # without an inventory
+    assert latest_landslides(out, EVENT.id)["id"].tolist() == product.landslides["id"].tolist()[:3]
+
+
+def test_geopackage_keeps_flags_and_their_nulls(product, tmp_path):
+    flags = pd.array([True, False, None] * len(product.landslides), dtype="boolean")[: len(product.landslides)]
+    folder = publish(replace(product, landslides=product.landslides.assign(channel_connected=flags)), tmp_path)
+    for layer in (pyogrio.read_dataframe(folder / "inventory.gpkg", layer="landslides"),
+                  gpd.read_parquet(folder / "inventory.parquet")):  # fmt: skip
+        assert layer["channel_connected"].isna().tolist() == flags.isna().tolist()
+        assert layer["channel_connected"].dropna().astype(bool).tolist() == [bool(f) for f in flags if f is not pd.NA]
+    assert "Reaches a channel" in (folder / "report.html").read_text()
+
+
+def test_geopackage_metadata_explains_the_columns(published):
+    table = pyogrio.read_dataframe(published / "inventory.gpkg", layer="metadata").set_index("key")["value"]
+    assert "area_m2: geodesic area [m2]" in table["columns"]
+
+
 def test_collection_links_every_version(product, published):
     publish(replace(product, version=2), published.parent.parent)
     collection = pystac.Collection.from_file(str(published.parent / "collection.json"))
@@ -331,6 +371,19 @@ def test_run_json_hashes_every_other_file(published):
     run = json.loads((published / "run.json").read_text())
     assert set(run["files"]) == {p.name for p in published.iterdir()} - {"run.json"}
     assert list(run) == sorted(run)
+
+
+def test_run_json_holds_what_is_known_last(product, tmp_path):
+    run = json.loads((publish(product, tmp_path, closing=lambda: {"finished_utc": "now"}) / "run.json").read_text())
+    assert run["provenance"]["finished_utc"] == "now"
+    assert run["provenance"]["hashes"] == {"weights": "ab12"}
+
+
+def test_run_json_names_the_software(published):
+    software = json.loads((published / "run.json").read_text())["software"]
+    assert {"landslidenet", "prefect", "richdem2", "timm", "odc-geo"} <= {
+        n for n, version in software.items() if version
+    }
 
 
 def test_preview_averages_and_keeps_the_unseen(product):

@@ -66,10 +66,33 @@ def test_detect_writes_a_complete_product(product):
 
 def test_detect_uses_everything_it_was_given(product):
     run = json.loads((product / "run.json").read_text())
-    assert {"terrain", "hydrology", "change", "inference"} <= {s["stage"] for s in run["provenance"]["stages"]}
+    story = run["provenance"]
+    stages = {s["stage"]: s for s in story["stages"]}
+    assert {"terrain", "hydrology", "pair", "change", "inference", "objects", "join", "class", "publish"} <= set(stages)
+    assert stages["hydrology"]["cpu_s"] > 0
+    assert {entry["role"] for entry in story["inputs"]} == {"pre", "post", "DEM"}
+    assert story["started_utc"] < story["finished_utc"]
     layer = gpd.read_file(product / "inventory.gpkg", layer="landslides")
     assert layer["slope_mean_deg"].notna().any()
     assert layer["change_score_mean"].notna().any()
+    assert layer["channel_connected"].notna().all()
+    assert layer["local_relief_m_mean"].notna().any()
+
+
+def test_detect_again_keeps_the_ids_of_the_versions_before(inputs, product):
+    out, root = product.parents[1], product.parents[2] / "store"
+    again = _folder(_detect(*inputs, "--block", 256, "--root", root, "--out", out))
+    assert again.name == "v2"
+    assert _outlines(again) == _outlines(product)
+    assert _bytes(again) == _bytes(product)
+    stricter = _folder(_detect(*inputs, "--block", 256, "--root", root, "--out", out, "--threshold", 0.7))
+    layer = gpd.read_file(stricter / "inventory.gpkg", layer="landslides")
+    before = gpd.read_file(product / "inventory.gpkg", layer="landslides").set_index("id")
+    assert (layer["version"] == 3).all()
+    kept = layer[layer["id"].isin(before.index)]
+    assert len(kept) > 0
+    shared = kept.intersection(before.geometry.loc[kept["id"]].reset_index(drop=True).set_axis(kept.index)).area
+    assert (shared > 0).all()
 
 
 def test_detect_finds_simulated_landslides(product, scene):

@@ -2,6 +2,7 @@ import pickle
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import shapely
@@ -11,10 +12,20 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from catalog.config import data_dir
-from catalog.schema import InputError
+from catalog.schema import INVENTORY_COLUMNS, InputError, LandslideError
 from tasks import objects as lattice
-from tasks.inventory import CHANGE_SCORE, VETOES, Provenance, area_layer, build_inventory, scale_volume
+from tasks.change import CHANGE
+from tasks.inventory import (
+    CHANGE_SCORE,
+    VETOES,
+    Provenance,
+    area_layer,
+    build_inventory,
+    check_columns,
+    scale_volume,
+)
 from tasks.objects import BlockObjects, Objects, burn, extract_area, extract_objects, join_area, join_objects
+from tasks.terrain import TERRAIN
 
 ORIGIN = (-1_577_742, 194_404)
 """Somewhere in Hokkaido, 3 m pixels."""
@@ -337,6 +348,53 @@ def test_build_inventory_relief_over_length():
     assert landslides[["relief_m", "h_over_l"]].iloc[0].tolist() == pytest.approx([45, 1.5])
 
 
+def test_build_inventory_tells_relief_of_the_landslide_from_that_around_it():
+    mask = square()
+    landslides, _ = inventory(whole(mask, values=constant(mask, elevation_m=100.0, relief_m=37.0)))
+    assert landslides[["relief_m", "local_relief_m_mean"]].iloc[0].tolist() == [0, 37]
+
+
+@pytest.mark.parametrize(("drained_m2", "connected"), [(0.9e6, False), (1.1e6, True), (np.nan, None)])
+def test_build_inventory_says_which_landslides_reach_a_channel(drained_m2, connected):
+    mask = square()
+    values = constant(mask, flow_accumulation_m2=5e3)
+    values["flow_accumulation_m2"][5, 5] = drained_m2
+    if connected is None:
+        values = {}
+    landslides, _ = inventory(whole(mask, values=values))
+    (got,) = landslides["channel_connected"]
+    assert (None if got is pd.NA else got) == connected
+
+
+@pytest.mark.parametrize("variable", [f.variable.name for f in TERRAIN.values()] + sorted(
+    name for f in CHANGE.values() for name in (f.variable.name, *([f.score.name] if f.score else []))
+))  # fmt: skip
+def test_every_feature_has_its_column_in_the_contract(variable):
+    mask = square()
+    landslides, _ = inventory(whole(mask, values=constant(mask, **{variable: 1.0})))
+    assert set(landslides.columns) - {"geometry"} <= set(INVENTORY_COLUMNS)
+
+
+def test_build_inventory_refuses_a_column_without_meaning():
+    mask = square()
+    with pytest.raises(LandslideError, match="mystery_mean is not in catalog.schema.INVENTORY_COLUMNS"):
+        inventory(whole(mask, values=constant(mask, mystery=1.0)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "match"),
+    [
+        (lambda t: t.assign(area_m2=["large"]), "area_m2 is .*, expected number"),
+        (lambda t: t.assign(confidence=[None]), "confidence has nulls"),
+        (lambda t: t.drop(columns="reasons"), "reasons is missing"),
+    ],
+)
+def test_check_columns_names_what_is_wrong(broken, match):
+    landslides, _ = inventory(whole(square()))
+    with pytest.raises(LandslideError, match=match):
+        check_columns(broken(landslides.drop(columns="geometry")))
+
+
 def test_build_inventory_marks_objects_beside_unseen_ground():
     mask = square()
     observed = np.ones_like(mask)
@@ -397,6 +455,15 @@ def test_ids_survive_a_moved_outline():
     moved[1, 2:12], moved[11] = True, False
     after, _ = inventory(whole(moved), previous=before, version=2)
     assert after[["id", "supersedes"]].iloc[0].tolist() == [before["id"].item(), ""]
+
+
+@pytest.mark.parametrize("gsd_m", [3.0, 0.3, 1 / 3])
+def test_ids_of_the_same_landslides_again_are_the_same_and_supersede_none(gsd_m):
+    found = whole(np.random.default_rng(2).random((40, 40)) < 0.55)
+    before, _ = inventory(found, gsd_m=gsd_m)
+    after, _ = inventory(found, gsd_m=gsd_m, previous=before, version=2)
+    assert after["id"].tolist() == before["id"].tolist()
+    assert not after["supersedes"].any()
 
 
 def test_ids_of_a_split_landslide_are_new_or_carried_but_never_shared():

@@ -1,0 +1,105 @@
+"""Stages on a real Dask cluster: what a failed block says, and what a stage records."""
+
+import os
+import time
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client, KilledWorker, LocalCluster
+
+from catalog import store
+from catalog.grid import snap_grid
+from catalog.schema import QUALITY, InputError, StoreError
+from catalog.store import StoreRef
+from tasks.stages import Stopwatch, collect_blocks, run_blocks, run_whole
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def target(tmp_path):
+    grid = snap_grid((500_000, 4_000_000, 505_000, 4_002_000), epsg=32633, gsd_m=10.0, block_px=256)
+    return StoreRef(str(tmp_path), "event", "step-1", grid, (QUALITY,), 256)
+
+
+def write(ref, block):
+    return store.write_block(ref, block, xr.Dataset({"quality": (("y", "x"), np.zeros((256, 256), np.uint8))}))
+
+
+def lose_the_disk(ref, block):
+    if block != ref.grid.blocks[1]:
+        return write(ref, block)
+    raise OSError("no space left on device")
+
+
+def kill_the_worker(ref, block):
+    os._exit(1)
+
+
+def refuse_the_file(ref, block):
+    raise InputError("post.tif: cannot be read")
+
+
+def place(ref, block):
+    time.sleep(0.2 if block == ref.grid.blocks[0] else 0)  # the first is done last
+    return block.id
+
+
+def write_all(ref):
+    sum(i * i for i in range(400_000))
+    return [write(ref, block) for block in ref.grid.blocks]
+
+
+def run(kernel, target, client):
+    return run_blocks("stage", kernel, target, target=target, client=client, report=lambda done, total: None)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "cause"),
+    [
+        (lose_the_disk, StoreError, OSError),
+        (kill_the_worker, StoreError, KilledWorker),
+        (refuse_the_file, InputError, InputError),
+    ],  # fmt: skip
+)
+def test_run_blocks_names_the_block_that_failed_and_keeps_the_cause(kernel, kind, cause, target, client):
+    with pytest.raises(kind, match=r"stage, block r-\d+c\d+") as raised:
+        run(kernel, target, client)
+    assert isinstance(raised.value.__cause__, cause)
+
+
+def test_run_blocks_again_does_the_missing_blocks_only(target, client):
+    with pytest.raises(StoreError, match="no space left"):
+        run(lose_the_disk, target, client)
+    kept = len(store.read_ledger(target))
+    record = run(write, target, client)
+    assert record.blocks_done_before == kept
+    assert store.is_complete(target)
+
+
+def test_collect_blocks_returns_results_in_the_order_of_the_blocks(target, client):
+    blocks = target.grid.blocks
+    results, _ = collect_blocks("stage", place, target, blocks=blocks, client=client, report=lambda done, total: None)
+    assert results == [block.id for block in blocks]
+
+
+def test_run_whole_records_the_cpu_of_its_worker(target, client):
+    assert run_whole("stage", write_all, target, target=target, client=client).cpu_s > 0
+
+
+def test_stopwatch_records_before_its_end():
+    with Stopwatch("stage") as watch:
+        time.sleep(0.05)
+        assert watch.record().wall_s >= 0.05
