@@ -568,6 +568,7 @@ def _show(folder: Path, product: Product, records: list[StageRecord]) -> None:
         f"# {product.title}, version {product.version}",
         f"**{head.count} landslides**, {head.area_m2 / 1e6:.3f} km²; {head.observed_percent:.1f} % observed.",
         f"![map](data:image/jpeg;base64,{picture})",
+        f"- threshold: {product.provenance['threshold']['reason']}",
         *(f"- not used: {sentence}" for sentence in product.not_used),
         *(f"- **warning**: {sentence}" for sentence in product.warnings),
         f"- product: `{folder}`",
