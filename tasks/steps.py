@@ -523,6 +523,8 @@ def _used(run: Run) -> list[str]:
         used.append(f"DEM: {name_of(inputs.dem.path)}, {inputs.dem.gsd_m:g} m")
     if inputs.event:
         used.append(f"event: {inputs.event.id}")
+    if run.threshold:
+        used.append(f"landslide probability that counts: {run.threshold.reason}")
     return used
 
 
@@ -568,7 +570,7 @@ def _show(folder: Path, product: Product, records: list[StageRecord]) -> None:
         f"# {product.title}, version {product.version}",
         f"**{head.count} landslides**, {head.area_m2 / 1e6:.3f} km²; {head.observed_percent:.1f} % observed.",
         f"![map](data:image/jpeg;base64,{picture})",
-        f"- threshold: {product.provenance['threshold']['reason']}",
+        *(f"- used: {sentence}" for sentence in product.used),
         *(f"- not used: {sentence}" for sentence in product.not_used),
         *(f"- **warning**: {sentence}" for sentence in product.warnings),
         f"- product: `{folder}`",
