@@ -45,6 +45,9 @@ HISTOGRAM_BINS: Final = 180
 HISTOGRAM_STEP: Final = 0.5
 """Degrees: a percentile is good to this."""
 
+VERTICES_AT_ONCE: Final = 100_000
+"""Ground with clouds has millions of vertices in a large scene, and `canonical` takes some 150 bytes for each."""
+
 NO_OBJECT, UNSEEN = 0, -1
 """Codes of a border pixel without an object: observed ground, ground not observed. Objects count from 1."""
 
@@ -367,6 +370,14 @@ def canonical(polygons: Geometries) -> Geometries:
     if polygons.size == 0:
         return polygons
     rings, owner = shapely.get_rings(polygons, return_index=True)
+    parts = np.cumsum(shapely.get_num_coordinates(rings)) // VERTICES_AT_ONCE
+    bare = [_corners_only(part) for part in np.split(rings, np.flatnonzero(np.diff(parts)) + 1)]
+    whole: Geometries = shapely.normalize(shapely.polygons(np.concatenate(bare), indices=owner))
+    return whole
+
+
+def _corners_only(rings: Geometries) -> Geometries:
+    """The rings without vertices inside a straight side."""
     points, ring = shapely.get_coordinates(rings, return_index=True)
     closing = np.append(ring[1:] != ring[:-1], True)
     points, ring = points[~closing], ring[~closing]
@@ -376,9 +387,8 @@ def canonical(polygons: Geometries) -> Geometries:
     before[start], after[end] = end, start
     incoming, outgoing = points - points[before], points[after] - points
     corner = incoming[:, 0] * outgoing[:, 1] != incoming[:, 1] * outgoing[:, 0]
-    kept = shapely.linearrings(points[corner], indices=ring[corner])
-    whole: Geometries = shapely.normalize(shapely.polygons(kept, indices=owner))
-    return whole
+    bare: Geometries = shapely.linearrings(points[corner], indices=ring[corner])
+    return bare
 
 
 def extract_area(observed: BoolArray, *, origin: tuple[int, int]) -> BlockObjects:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import time
@@ -235,6 +236,7 @@ class Stopwatch:
 
     def __exit__(self, *_: object) -> None:
         self._memory.__exit__()
+        _give_back_freed_memory()
 
     def record(self) -> StageRecord:
         """What it cost so far."""
@@ -242,6 +244,13 @@ class Stopwatch:
         return StageRecord(
             self.stage, round(wall_s, 2), round(cpu_s, 2), 0, 0, 0, round(self._memory.peak_mib, 1), 0.0, 0
         )
+
+
+def _give_back_freed_memory() -> None:
+    """Return to the system what was freed: glibc keeps small pieces, such as those that polygons are made of."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager

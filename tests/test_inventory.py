@@ -187,6 +187,13 @@ def test_join_objects_keeps_a_hole_inside_a_block_and_the_island_in_it():
     assert [len(polygon.interiors) for polygon in found.polygons] == [1, 0]
 
 
+def test_canonical_does_not_depend_on_how_many_vertices_are_taken_at_once(monkeypatch):
+    mask = np.random.default_rng(3).random((40, 40)) < 0.6
+    expected = coordinates(whole(mask))
+    monkeypatch.setattr(lattice, "VERTICES_AT_ONCE", 7)
+    assert coordinates(whole(mask)) == expected
+
+
 def test_join_objects_of_no_landslide_is_empty():
     assert whole(np.zeros((4, 4)), rows=(2,)).polygons.size == 0
 
