@@ -37,6 +37,7 @@ bench: env
 	$(BIN)/python benchmarks/yardsticks.py
 	$(BIN)/python benchmarks/invariance.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/warping.py
 
 clean:
 	rm -rf $(VENV) build demo out store .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -27,6 +27,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOEr
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RioWindow
 
+from catalog.files import gdal_options, is_url
 from catalog.grid import Bounds, is_metric
 from catalog.schema import FloatArray, InputError
 
@@ -85,10 +86,10 @@ def open_raster(path: str) -> Iterator[Any]:
 
     Raises: InputError when the file is missing or is not a raster.
     """
-    if "://" not in path and not path.startswith("/vsi") and not Path(path).exists():
+    if not is_url(path) and not Path(path).exists():
         raise InputError(f"{path}: the file does not exist; expected a raster; check the path")
     try:
-        with rasterio.open(path) as dataset:
+        with rasterio.Env(**gdal_options(path)), rasterio.open(path) as dataset:
             yield dataset
     except RasterioIOError as error:
         raise InputError(f"{path}: cannot be read as a raster ({error}); expected e.g. a GeoTIFF") from None
@@ -146,7 +147,7 @@ def _describe(dataset: Any, path: str) -> RasterInfo:  # noqa: ANN401 - rasterio
 
 
 def _alpha_index(dataset: Any) -> int | None:  # noqa: ANN401 - rasterio
-    """1-based band of transparency: GDAL takes any fourth 8-bit band for it, also one that is named otherwise."""
+    """1-based band of transparency; GDAL takes any fourth 8-bit band for it, also one that says otherwise."""
     names = ((text or "alpha").strip().lower() for text in dataset.descriptions)
     bands = enumerate(zip(dataset.colorinterp, names, strict=True), 1)
     return next((i for i, (kind, name) in bands if kind == ColorInterp.alpha and name == "alpha"), None)

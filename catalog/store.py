@@ -20,6 +20,7 @@ import dask
 import dask.array as da
 import fsspec
 import numpy as np
+import rioxarray  # noqa: F401 - gives Datasets their `.rio`
 import xarray as xr
 import zarr
 
@@ -30,6 +31,7 @@ from catalog.schema import StoreError, Variable
 logger = logging.getLogger(__name__)
 
 COMPLETE: Final = "complete"
+GRID_MAPPING: Final = "spatial_ref"
 SAMPLE_PIXELS: Final = 400_000
 
 
@@ -88,7 +90,7 @@ def _zarr_store(url: str) -> Any:  # noqa: ANN401 - zarr.abc.store.Store
 
 
 def create_store(ref: StoreRef) -> None:
-    """Write the store's metadata (no data) unless it is there already."""
+    """Write the store's metadata (no data) unless it is there already; `spatial_ref` says where it lies (CF)."""
     fs, path = _filesystem(ref.url)
     if fs.exists(posixpath.join(path, "zarr.json")):
         return
@@ -110,12 +112,14 @@ def create_store(ref: StoreRef) -> None:
         coords={"y": ("y", y.values), "x": ("x", x.values)},
         attrs={"crs": f"EPSG:{ref.grid.epsg}", "gsd_m": ref.grid.gsd_m, "block_px": block, "key": ref.key},
     )
-    encoding = {
-        v.name: {**v.encoding(), "chunks": (ref.chunk_px,) * 2, "shards": (block, block)} for v in ref.variables
-    }
-    template.to_zarr(
-        _zarr_store(ref.url), mode="w", compute=False, encoding=encoding, zarr_format=3, consolidated=False
-    )
+    template = template.rio.write_crs(ref.grid.epsg, grid_mapping_name=GRID_MAPPING)
+    template = template.rio.write_transform(geobox.transform, grid_mapping_name=GRID_MAPPING)
+    place = {"grid_mapping": GRID_MAPPING, "coordinates": GRID_MAPPING}  # CF; a coordinate for every reader
+    for v in ref.variables:
+        template[v.name].encoding = {
+            **v.encoding(), **place, "chunks": (ref.chunk_px,) * 2, "shards": (block, block)
+        }  # fmt: skip
+    template.to_zarr(_zarr_store(ref.url), mode="w", compute=False, zarr_format=3, consolidated=False)
 
 
 def _empty(variable: Variable) -> float:

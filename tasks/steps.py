@@ -414,7 +414,7 @@ def inventory(run: Run, *, client: Client) -> Inventory:
         area_px = objects.join_area([area for _, area in pieces])
         version = next_version(Path(prepared.config.out), prepared.config.name)
         landslides, vetoed = build_inventory(
-            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version, run.threshold),
+            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version, threshold=run.threshold.probability),
             previous=latest_landslides(Path(prepared.config.out), prepared.config.name),
         )  # fmt: skip
         observed_area = area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg)
@@ -428,13 +428,13 @@ def inventory(run: Run, *, client: Client) -> Inventory:
     return Inventory(version, landslides, vetoed, observed_area, classes, window)
 
 
-def _provenance(run: Run, version: int, threshold: Threshold) -> Provenance:
+def _provenance(run: Run, version: int, *, threshold: float) -> Provenance:
     prepared, inputs, pre = run.prepared, run.prepared.inputs, run.pre_used
     event = inputs.event
     return Provenance(
         event_id=prepared.config.name,
         version=version,
-        threshold=threshold.probability,
+        threshold=threshold,
         min_area_m2=prepared.min_area_m2,
         model=prepared.card.name,
         weights_sha256=prepared.card.weights_sha256,

@@ -85,7 +85,7 @@ def test_detect_again_keeps_the_ids_of_the_versions_before(inputs, product):
     assert again.name == "v2"
     assert _outlines(again) == _outlines(product)
     assert _bytes(again) == _bytes(product)
-    stricter = _folder(_detect(*inputs, "--block", 256, "--root", root, "--out", out, "--threshold", 0.7))
+    stricter = _folder(_detect(*inputs, "--block", 256, "--root", root, "--out", out, "--threshold", 0.2))
     layer = gpd.read_file(stricter / "inventory.gpkg", layer="landslides")
     before = gpd.read_file(product / "inventory.gpkg", layer="landslides").set_index("id")
     assert (layer["version"] == 3).all()

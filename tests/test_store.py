@@ -48,6 +48,16 @@ def test_store_round_trip_keeps_values_and_nodata(ref):
     assert got["quality"].dtype == np.uint8
 
 
+@pytest.mark.parametrize("decode_coords", [True, "all"])
+def test_store_opens_georeferenced(ref, decode_coords):
+    _fill(ref)
+    dataset = xr.open_zarr(ref.url, consolidated=False, decode_coords=decode_coords)
+    assert dataset.rio.crs.to_epsg() == 32633
+    assert dataset.rio.transform() == ref.grid.geobox.transform
+    assert dataset["red"].rio.crs.to_epsg() == 32633
+    assert (dataset["red"].encoding["shards"], dataset["red"].encoding["chunks"]) == ((256, 256), (128, 128))
+
+
 def test_store_ledger_knows_what_is_done(ref):
     store.create_store(ref)
     first, *others = ref.grid.blocks
