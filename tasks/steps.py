@@ -414,9 +414,12 @@ def inventory(run: Run, *, client: Client) -> Inventory:
         area_px = objects.join_area([area for _, area in pieces])
         version = next_version(Path(prepared.config.out), prepared.config.name)
         landslides, vetoed = build_inventory(
-            found, gsd_m=grid.gsd_m, epsg=grid.epsg, provenance=_provenance(run, version, threshold=run.threshold.probability),
+            found,
+            gsd_m=grid.gsd_m,
+            epsg=grid.epsg,
+            provenance=_provenance(run, version, threshold=run.threshold.probability),
             previous=latest_landslides(Path(prepared.config.out), prepared.config.name),
-        )  # fmt: skip
+        )
         observed_area = area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg)
     if area_px.is_empty:
         raise InputError(
