@@ -1,4 +1,4 @@
-"""`prefect.yaml` against a real local server: the deployment is accepted and can be triggered."""
+"""`prefect.yaml` against a real local server: the deployment is accepted."""
 
 import json
 import os
