@@ -1,4 +1,4 @@
-"""`prefect.yaml` against a real local server: the deployment is accepted."""
+"""`prefect.yaml` against a real local server: the deployment is accepted, and a worker runs it when it is triggered."""
 
 import json
 import os
@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tasks.review import simulate_event
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -48,8 +50,23 @@ def _prefect(environment, *arguments):
     return done.stdout
 
 
-def test_prefect_accepts_the_deployments(server):
+def test_prefect_accepts_the_deployments_and_a_worker_runs_one(server, tmp_path):
     _prefect(server, "work-pool", "create", "landslidenet", "--type", "process")
     _prefect(server, "deploy", "--all")
     deployments = json.loads(_prefect(server, "deployment", "ls", "--output", "json"))
     assert "detect" in {d["name"] for d in deployments}
+
+    scene = simulate_event(tmp_path / "scene", size_px=192, gsd_m=10.0, seed=7, sensor="rgb8")
+    config = {
+        "event": str(scene["event"]), "post": str(scene["post"]), "block": 256, "workers": 1,
+        "root": str(tmp_path / "store"), "out": str(tmp_path / "out"),
+    }  # fmt: skip
+    _prefect(server, "deployment", "run", "detect/detect", "--param", f"config={json.dumps(config)}")
+    worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "landslidenet", "--run-once"]
+    environment = {**server, "PYTHONPATH": str(ROOT)}
+    log = tmp_path / "worker.log"
+    with log.open("w") as stream:
+        subprocess.run(worker, env=environment, cwd=ROOT, stdout=stream, stderr=stream, timeout=600, check=True)
+    (run,) = json.loads(_prefect(server, "flow-run", "ls", "--output", "json"))
+    assert run["state_type"] == "COMPLETED", log.read_text()[-3000:]
+    assert (tmp_path / "out/sim000007/v1/inventory.gpkg").is_file()
