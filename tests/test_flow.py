@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+from scipy.ndimage import binary_dilation
 
 from tasks.review import evaluate_product, simulate_event
 
@@ -20,7 +21,7 @@ RUN = [sys.executable, "-c", "from flows.cli import main; main()"]
 
 
 def _detect(*arguments, check=True):
-    environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    environment = {**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     done = subprocess.run([*RUN, "detect", *map(str, arguments)], capture_output=True, text=True, env=environment)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
@@ -42,9 +43,15 @@ def inputs(scene):
 
 
 @pytest.fixture(scope="module")
-def product(inputs, tmp_path_factory):
+def done(inputs, tmp_path_factory):
+    """The reference run: blocks of 256 px, two workers."""
     home = tmp_path_factory.mktemp("product")
-    return _folder(_detect(*inputs, "--block", 256, "--root", home / "store", "--out", home / "out"))
+    return _detect(*inputs, "--block", 256, "--workers", 2, "--root", home / "store", "--out", home / "out", "--json")
+
+
+@pytest.fixture(scope="module")
+def product(done):
+    return _folder(done)
 
 
 def _bytes(folder):
@@ -100,9 +107,37 @@ def test_detect_finds_simulated_landslides(product, scene):
     assert result["pixels"]["mcc"] > 0.3
 
 
-@pytest.mark.parametrize("how", [("--block", 512), ("--block", 256, "--workers", 1)], ids=["block-512", "one-worker"])
-def test_detect_result_does_not_depend_on_blocks_and_workers(product, inputs, how, tmp_path):
-    other = _folder(_detect(*inputs, *how, "--root", tmp_path / "store", "--out", tmp_path / "out"))
+def test_detect_prints_one_line_of_json_and_the_folder(done):
+    run, folder = done.stdout.splitlines()
+    assert json.loads(run) == json.loads((Path(folder) / "run.json").read_text())
+
+
+def test_detect_is_quiet_on_the_terminal(done):
+    assert "Finished in state" not in done.stderr
+    assert "Inference" in done.stderr
+
+
+def test_evaluate_of_the_inventory_agrees_with_that_of_the_product(product, scene):
+    truth = f"{scene['truth']}:landslides"
+    whole, drawn = (
+        evaluate_product(source, truth=truth, aoi=None, valid=None) for source in (product, product / "inventory.gpkg")
+    )
+    assert drawn["pixels"] == whole["pixels"]
+    assert drawn["objects"]["found"] == whole["objects"]["found"]
+
+
+@pytest.fixture
+def config(scene, tmp_path):
+    """The reference run's inputs as a configuration file, on one worker."""
+    lines = [f"{role}: {scene[role]}" for role in ("post", "pre", "dem", "event")]
+    lines += ["block: 256", "workers: 1", f"root: {tmp_path / 'store'}", f"out: {tmp_path / 'out'}"]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    return tmp_path / "run.yaml"
+
+
+@pytest.mark.parametrize("how", [("--block", 512, "--workers", 2), ()], ids=["block-512", "one-worker"])
+def test_detect_result_does_not_depend_on_blocks_and_workers(product, config, how):
+    other = _folder(_detect(config, *how))
     assert _bytes(other)[0] == _bytes(product)[0]
     assert _outlines(other) == _outlines(product)
 
@@ -139,3 +174,19 @@ def test_detect_of_a_missing_file_is_one_message_and_status_2(tmp_path):
     assert done.returncode == 2
     assert "nothing.tif" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_detect_uses_the_quality_band_of_its_sensor(tmp_path):
+    """A Sentinel-2 scene with its scene classification: what is under cloud or shadow is not observed."""
+    scene = simulate_event(tmp_path / "s", size_px=256, gsd_m=10.0, seed=3, sensor="sentinel2-l2a")
+    places = ("--name", "s2", "--block", 256, "--root", tmp_path / "store", "--out", tmp_path / "out")
+    folder = _folder(_detect("--post", scene["post"], "--sensor", "sentinel2-l2a", *places, "--workers", 1))
+    with rasterio.open(folder / "class.tif") as classes, rasterio.open(scene["post"]) as post:
+        observed = classes.read(1) != 255
+        placed = classes.window(*post.bounds)
+        assert (placed.col_off, placed.row_off) == (0, 0)
+        scl = post.read(7)
+    unseen = np.isin(scl, (3, 9))
+    assert not observed[unseen].any()
+    assert observed[~binary_dilation(unseen, np.ones((9, 9)))].all()  # masks of clouds are grown by a few pixels
+    assert observed.mean() > 0.8
