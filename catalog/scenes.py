@@ -122,11 +122,11 @@ class Epoch:
 
 
 def input_of(path: str, *, role: str) -> dict[str, str | None]:
-    """Role, file name and digest (sha256, hex) of an input file.
+    """Role, file name and `content_digest` of an input file.
 
     Raises: InputError when it cannot be read.
     """
-    return {"role": role, "path": name_of(path), "sha256": sha256_of(path)}
+    return {"role": role, "path": name_of(path), "sha256": content_digest(path)}
 
 
 def _plain(entry: Sensor) -> list[Any]:

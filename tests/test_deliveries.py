@@ -180,7 +180,7 @@ def test_check_inputs_of_folders_looks_into_each_band_file(tmp_path):
 def test_vrt_of_band_files_is_read_and_its_content_counts(tmp_path):
     data = np.stack([np.full((20, 20), value, np.uint16) for value in (1500, 1700, 1900, 4000)])
     profile = {"driver": "GTiff", "count": 4, "height": 20, "width": 20, "dtype": "uint16", "crs": "EPSG:32654"}
-    prints = []
+    prints, recorded = [], []
     for change in (0, 1):
         with rasterio.open(tmp_path / "a.tif", "w", **profile, transform=Affine(10, 0, LEFT, 0, -10, TOP)) as out:
             out.write(data + np.uint16(change))
@@ -188,5 +188,7 @@ def test_vrt_of_band_files_is_read_and_its_content_counts(tmp_path):
             copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
         epoch, scene = read(tmp_path / "a.vrt", "sentinel2-l2a")
         prints.append(epoch.fingerprint())
+        recorded.append(epoch.inputs()[0]["sha256"])
     assert float(scene["nir"][0, 0]) == pytest.approx(0.4001)
     assert prints[0] != prints[1]
+    assert recorded[0] != recorded[1]
