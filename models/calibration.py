@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Values = NDArray[np.float64]
+Margin = TypeVar("Margin", Values, Tensor)
 
 NEWTON_STEPS: Final = 50
 NEWTON_TOLERANCE: Final = 1e-9
@@ -27,13 +29,17 @@ class Calibration:
     prevalence: float
     """Share of landslide pixels in the validation tiles: what the probabilities take for granted."""
 
+    def log_odds(self, margin: Margin) -> Margin:
+        """Log odds of a landslide for margins of any shape."""
+        return self.scale * margin + self.bias
+
     def probability(self, margin: Values) -> Values:
         """Landslide probability of margins of any shape.
 
         >>> Calibration(scale=1.0, bias=0.0, prevalence=0.05).probability(np.array([0.0])).tolist()
         [0.5]
         """
-        return np.asarray(1.0 / (1.0 + np.exp(-(self.scale * margin + self.bias))))
+        return np.asarray(1.0 / (1.0 + np.exp(-self.log_odds(margin))))
 
 
 def fit_calibration(margin: Values, landslide: NDArray[np.bool_]) -> Calibration:

@@ -68,8 +68,7 @@ class Predictor:
             logits = self._network(inputs)
             margin = (logits.float()[:, -1:] - logits.float()[:, :1]).cpu()
         self.network_s += time.perf_counter() - started
-        calibration = self.card.calibration
-        return torch.sigmoid(calibration.scale * margin[..., :height, :width] + calibration.bias)
+        return torch.sigmoid(self.card.calibration.log_odds(margin[..., :height, :width]))
 
 
 def load_predictor(source: str = "mffenet-lite0", *, threads: int | None = None) -> Predictor:
