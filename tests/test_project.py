@@ -1,6 +1,5 @@
 """The promises of the project's own files: one set of dependencies, a deployment Prefect accepts, shippable weights."""
 
-import ast
 import json
 import re
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_imports import imports_of
 
 from models import MODELS
 from models.cards import WEIGHTS_DIR, find_weights, load_card
@@ -82,22 +82,11 @@ def test_what_runs_leave_behind_is_ignored(folder):
     assert subprocess.run(["git", "check-ignore", "-q", f"{folder}/x"], cwd=ROOT, check=False).returncode == 0
 
 
-def _imported():
-    """Every dotted name that the packages and the benchmarks import."""
-    for folder in ("catalog", "models", "tasks", "flows", "benchmarks"):
-        for path in (ROOT / folder).glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Import):
-                    yield from (alias.name for alias in node.names)
-                elif isinstance(node, ast.ImportFrom) and node.module:
-                    yield node.module
-                    yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
 def test_every_dependency_is_imported_or_has_its_reason():
     extras = PROJECT["optional-dependencies"]
     declared = {_split(r)[0] for r in (*PROJECT["dependencies"], *extras["train"], *extras["bench"])}
-    imported = set(_imported())
+    folders = ("catalog", "models", "tasks", "flows", "benchmarks")
+    imported = {name for folder in folders for path in (ROOT / folder).glob("*.py") for name in imports_of(path)}
     wanted = {name: IMPORTED_AS.get(name, name) for name in declared - set(NOT_IMPORTED)}
     unused = {n for n, module in wanted.items() if not any(i == module or i.startswith(f"{module}.") for i in imported)}
     assert not unused

@@ -89,10 +89,8 @@ def test_pair_that_is_refused_is_not_called_used(tmp_path):
     run = paired(tmp_path, pre=texture(seed=5), post=texture())
     assert not run.pairing.usable
     assert steps._used(run) == ["post-event imagery: post"]
-    assert (steps._provenance(run, 1, threshold=0.5).pre_scenes, steps._provenance(run, 1, threshold=0.5).pre_date) == (
-        None,
-        None,
-    )
+    provenance = steps._provenance(run, 1, threshold=0.5)
+    assert (provenance.pre_scenes, provenance.pre_date) == (None, None)
     assert steps._not_used(run)[-1].startswith("change detection is not used: pre and post could not be co-registered")
     assert not [told for told in steps._warnings(run) if "co-registered" in told]
 
