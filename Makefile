@@ -35,6 +35,7 @@ lock:
 
 bench: env
 	$(BIN)/python benchmarks/yardsticks.py
+	$(BIN)/python benchmarks/thresholds.py
 	$(BIN)/python benchmarks/invariance.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/warping.py

@@ -172,6 +172,7 @@ LIMITS: Final = (
     "Trained on tiles that hold landslides: it over-warns where there are none.",
     "Training labels are coarse and shifted by 1-2 px in places; thin slides are thickened.",
     "Validation tiles come from the training tiles' regions: new regions score lower.",
+    "Validation tiles were shown at 5 m; 10 m imagery is run at 10 m, where it finds less (docs/science.md).",
 )
 
 
