@@ -171,7 +171,7 @@ def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
     before, started = predictor.network_s, time.perf_counter()
     blended = inference.predict_block(
         image, origin=(needed.y0, needed.x0), core=core, scene=scene, lattice=lattice,
-        predict=partial(_predict_one, predictor, gsd_m),
+        predict=partial(_predict_one, predictor),
     )  # fmt: skip
     quality = store.read_block(job.post, block)["quality"]
     seen = quality.isin(OBSERVED_QUALITY)
@@ -185,8 +185,8 @@ def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
     return store.write_block(job.target, block, data.where(seen), record=record)
 
 
-def _predict_one(predictor: Any, gsd_m: float, window: NDArray[np.uint8]) -> FloatArray:  # noqa: ANN401 - Predictor
-    return np.asarray(predictor.predict(window[None], gsd_m=gsd_m)[0])
+def _predict_one(predictor: Any, window: NDArray[np.uint8]) -> FloatArray:  # noqa: ANN401 - Predictor
+    return np.asarray(predictor.predict_windows(window[None])[0])
 
 
 def _extent(grid: Grid, window: Window) -> inference.Extent:

@@ -26,10 +26,8 @@ from catalog.truth import (
 from models.augment import Tiles
 from models.calibration import calibration_error, fit_calibration
 from models.cards import WEIGHTS_DIR, ModelCard, load_card, save_model
-from models.mffenet import EfficientNetLiteTaps
-from models.pretrained import load_imagenet
 from models.registry import MODELS, create_model
-from models.training import TrainConfig, fit, predict_margins
+from models.training import TrainConfig, Watcher, fit, predict_margins
 from tasks.appearance import render
 from tasks.evaluation import PixelCounts, area_error, object_scores, pixel_scores, scores
 from tasks.simulation import simulate
@@ -113,10 +111,8 @@ def fit_network(
 ) -> torch.nn.Module:
     """The network trained on the training tiles, from ImageNet weights where the encoder has them."""
     torch.manual_seed(config.seed)
-    network = create_model(model)
-    if isinstance(network.backbone, EfficientNetLiteTaps):
-        load_imagenet(network)  # type: ignore[arg-type]
-    return fit(network, _tiles(tiles, "train", without_blocks), config, on_step=on_step)
+    network = create_model(model, pretrained=True)
+    return fit(network, _tiles(tiles, "train", without_blocks), config, watcher=Watcher(on_step=on_step))
 
 
 def _tiles(folder: Path, split: Literal["train", "validation"], without_blocks: str) -> Tiles:
@@ -147,6 +143,7 @@ def publish_network(
         "bands": MODELS[model].bands,
         "gsd_range_m": (3.0, 12.5),
         "lattice_gsd_m": LATTICE_GSD_M,
+        "oversampling": float(VALIDATION_MAGNIFY),
         "window_px": WINDOW_PX,
         "threshold": threshold,
         "median_rgb": train.median_rgb(),
@@ -172,7 +169,6 @@ LIMITS: Final = (
     "Trained on tiles that hold landslides: it over-warns where there are none.",
     "Training labels are coarse and shifted by 1-2 px in places; thin slides are thickened.",
     "Validation tiles come from the training tiles' regions: new regions score lower.",
-    "Validation tiles were shown at 5 m; 10 m imagery is run at 10 m, where it finds less (docs/science.md).",
 )
 
 

@@ -364,7 +364,8 @@ def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: 
 def _network_key(card: ModelCard) -> dict[str, Any]:
     """What of a card decides the probabilities: the same weights run otherwise give others."""
     told = asdict(card)
-    return {k: told[k] for k in ("weights_sha256", "architecture", "calibration", "lattice_gsd_m", "window_px")}
+    decisive = ("weights_sha256", "architecture", "calibration", "lattice_gsd_m", "oversampling", "window_px")
+    return {name: told[name] for name in decisive}
 
 
 def _tone(prepared: Prepared, post: StoreRef) -> inference.Tone:

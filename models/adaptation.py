@@ -1,0 +1,226 @@
+"""ADANet's training: from labelled source events to an unlabelled scene, by adversaries at two levels of the output.
+
+Source: Xu et al. (2022), Landslides 19:1617-1647; Tsai et al. (2018), Learning to adapt structured output space. The
+companions: entropy minimisation (Vu et al. 2019), self-training on pseudo-labels (Zou et al. 2018), batch statistics a
+domain (Chang et al. 2019). Where this differs from the published training, and why, is in `docs/science.md`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from models.adanet import SOURCE, SOURCE_LABELS, TARGET_LABELS, ADANet, Discriminator, domain_labels
+from models.augment import Augmentation, Sampler, Tiles
+from models.losses import IGNORE, combine_losses
+from models.training import LARGEST_GRADIENT, choose_device, follow, normalise_images, predict_margins
+
+POWER: Final = 0.9
+"""Of the polynomial decay of both learning rates."""
+TARGET_ZOOM: Final = (0.8, 1.6)
+
+Threshold = Callable[[NDArray[np.float64]], float]
+"""Margins of target pixels, any shape -> the margin from which a pixel is taken for a landslide."""
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """How a network is adapted; a weight of 0 switches its term off."""
+
+    seed: int = 0
+    steps: int = 160
+    batch: int = 6
+    """Crops of each domain."""
+    crop_px: int = 160
+    learning_rate: float = 1e-4
+    ema_decay: float = 0.97
+    losses: Mapping[str, float] = field(default_factory=lambda: {"boundary": 1.0, "dice": 1.0})
+    auxiliary: float = 0.5
+    """Weight of the auxiliary output's segmentation loss."""
+    adversarial: tuple[float, float] = (0.01, 0.002)
+    """Weights of the adversarial losses of the main and of the auxiliary output."""
+    discriminator_rate: float = 1e-4
+    entropy: float = 0.0
+    self_training: float = 0.0
+    uncertain: float = 1.0
+    """Pseudo-labels: margins closer to the threshold than this are left out."""
+    round_steps: int = 40
+    """Steps after which the target is labelled again."""
+    statistics: Literal["frozen", "per-domain"] = "frozen"
+    """Batch norm as the source left it, or with the target's own statistics. Neither mixes the domains."""
+    augmentation: Augmentation = Augmentation()
+
+
+def adapt(
+    network: ADANet,
+    source: Tiles,
+    target: Tiles,
+    config: AdaptConfig,
+    *,
+    threshold: Threshold,
+    on_step: Callable[[int, Mapping[str, float]], None] = lambda _step, _losses: None,
+    on_round: Callable[[int, nn.Module], None] = lambda _step, _network: None,
+) -> nn.Module:
+    """The network adapted to the target (moving average of its weights), in eval mode, on the CPU.
+
+    source : labelled tiles of other events. target : windows of the scene at the network's pixel size, levelled as
+    inference levels them; 255 in their masks where nothing was observed, and no label is read.
+    """
+    adaptation = _Adaptation(network, source, target, config)
+    for step in range(config.steps):
+        if step % config.round_steps == 0:
+            if config.self_training:
+                adaptation.label(threshold)
+            on_round(step, adaptation.average)
+        on_step(step + 1, adaptation.advance())
+    on_round(config.steps, adaptation.average)
+    return adaptation.average.to("cpu")
+
+
+class _Adaptation:
+    """The state of an adaptation between two steps."""
+
+    def __init__(self, network: ADANet, source: Tiles, target: Tiles, config: AdaptConfig) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, choose_device()
+        self.generator = torch.Generator().manual_seed(config.seed)
+        rngs = [np.random.default_rng([config.seed, domain]) for domain in range(2)]
+        self.source = Sampler(source, config.augmentation, crop_px=config.crop_px, rng=rngs[0])
+        self.seen = target.masks != IGNORE
+        self.target = Sampler(_unlabelled(target), _milder(config.augmentation), crop_px=config.crop_px, rng=rngs[1])
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.network).eval()
+        self.discriminators = [Discriminator().to(self.device) for _ in range(2)]
+        self.statistics = _Statistics(self.network, config.statistics)
+        self.loss = combine_losses(config.losses)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+        self.judges = torch.optim.Adam(
+            [p for d in self.discriminators for p in d.parameters()], lr=config.discriminator_rate, betas=(0.9, 0.99)
+        )
+        self.schedules = [
+            torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=config.steps, power=POWER)
+            for optimizer in (self.optimizer, self.judges)
+        ]
+        self.step = 0
+
+    def label(self, threshold: Threshold) -> None:
+        """Pseudo-labels of the target by the averaged network."""
+        tiles = self.target.tiles
+        margin = predict_margins(self.average, tiles.images.astype(np.float32), magnify=1).astype(np.float64)
+        cut = threshold(margin[self.seen])
+        labels = np.where(margin >= cut, 1, 0).astype(np.uint8)
+        labels[(np.abs(margin - cut) < self.config.uncertain) | ~self.seen] = IGNORE
+        self.target.tiles = Tiles(tiles.images, labels)
+
+    def advance(self) -> dict[str, float]:
+        """The terms of the loss of one more step."""
+        config, told = self.config, {}
+        (source, source_labels), (target, pseudo) = (self._draw(s) for s in (self.source, self.target))
+        with self.statistics.of("source"):
+            source_logits = self._forward(source)
+        aux, main = source_logits
+        loss = self.loss(main, source_labels) + config.auxiliary * self.loss(aux, source_labels)
+        told["segmentation"] = float(loss.detach())
+        with self.statistics.of("target"):
+            target_logits = self._forward(target)
+        for name, weight, term in self._target_terms(target_logits, pseudo):
+            told[name] = float(term.detach())
+            loss = loss + weight * term
+        self._descend(loss)
+        if any(config.adversarial):
+            told["discriminators"] = self._judge(source_logits, target_logits)
+        with self.statistics.of("target"):
+            follow(self.average, self.network, decay=min(config.ema_decay, (1 + self.step) / (10 + self.step)))
+        self.step += 1
+        return told
+
+    def _draw(self, sampler: Sampler) -> tuple[Tensor, Tensor]:
+        images, labels = sampler.batch(self.config.batch)
+        inputs = normalise_images(images.to(self.device)).contiguous(memory_format=torch.channels_last)
+        return inputs, labels.to(self.device)
+
+    def _forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            aux, main = self.network(inputs)
+        return aux.float(), main.float()
+
+    def _target_terms(self, logits: tuple[Tensor, Tensor], pseudo: Tensor) -> Iterator[tuple[str, float, Tensor]]:
+        config = self.config
+        aux, main = logits
+        levels = zip((main, aux), self.discriminators, config.adversarial, ("main", "auxiliary"), strict=True)
+        for level, discriminator, weight, name in levels:
+            if weight:
+                verdict = discriminator(level.softmax(dim=1))
+                fooled = binary_cross_entropy_with_logits(verdict, torch.full_like(verdict, SOURCE))
+                yield f"adversarial, {name}", weight, fooled
+        if config.entropy:
+            yield "entropy", config.entropy, mean_entropy(main)
+        if config.self_training:
+            yield "self-training", config.self_training, self.loss(main, pseudo)
+
+    def _descend(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
+        self.schedules[0].step()
+
+    def _judge(self, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> float:
+        """Train the discriminators on both domains' maps; their loss."""
+        self.judges.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for level, discriminator in zip((1, 0), self.discriminators, strict=True):
+            for logits, bounds in ((source[level], SOURCE_LABELS), (target[level], TARGET_LABELS)):
+                verdict = discriminator(logits.detach().softmax(dim=1))
+                labels = domain_labels(verdict, bounds, generator=self.generator)
+                total = total + 0.5 * binary_cross_entropy_with_logits(verdict, labels)
+        total.backward()  # type: ignore[no-untyped-call]
+        self.judges.step()
+        self.schedules[1].step()
+        return float(total.detach())
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """Mean entropy of the class probabilities over its largest value, 0..1."""
+    log_p = logits.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1).mean() / float(np.log(logits.shape[1]))
+
+
+class _Statistics:
+    """Batch-norm statistics of two domains in one network."""
+
+    def __init__(self, network: nn.Module, kind: Literal["frozen", "per-domain"]) -> None:
+        self.network, self.kind = network, kind
+        self.norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        state = [copy.deepcopy(dict(m.named_buffers())) for m in self.norms]
+        self.kept = {"source": state, "target": copy.deepcopy(state)}
+
+    @contextmanager
+    def of(self, domain: str) -> Iterator[None]:
+        """The network in training mode, with this domain's statistics."""
+        self.network.train()
+        for norm, buffers in zip(self.norms, self.kept[domain], strict=True):
+            if self.kind == "frozen":
+                norm.eval()
+            else:
+                for name, value in buffers.items():
+                    setattr(norm, name, value)
+        yield
+
+
+def _unlabelled(target: Tiles) -> Tiles:
+    return Tiles(target.images, np.full_like(target.masks, IGNORE))
+
+
+def _milder(augmentation: Augmentation) -> Augmentation:
+    """The target is at the network's pixel size and has one light."""
+    return replace(augmentation, zoom=TARGET_ZOOM, brightness=0.2, chroma=0.06, gamma=0.15, saturation=0.15)
