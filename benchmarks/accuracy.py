@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.augment import Tiles
 from models.calibration import Calibration, calibration_error, fit_calibration
-from models.cards import ModelCard
+from models.cards import ModelCard, find_weights, load_card
 from models.predictor import Predictor
 from models.training import TrainConfig, Watcher, fit
 from tasks.evaluation import pixel_scores, scores
@@ -64,13 +64,24 @@ def trained(name: str, seed: int, train: Tiles) -> tuple[nn.Module, float]:
     return fit(network, train, config, watcher=watcher, checkpoint=path), time.perf_counter() - started
 
 
+def bare_card(**fields: Any) -> ModelCard:
+    """A card of the bench: how images are shown is that of the shipped one."""
+    return replace(load_card(find_weights("mffenet-lite0")), name="bench", **fields)
+
+
+def card_from(row: dict[str, Any]) -> ModelCard:
+    """The card of a network that a row is about."""
+    told = row["card"]
+    return bare_card(
+        threshold=told["threshold"],
+        calibration=Calibration(**told["calibration"]),
+        median_rgb=tuple(told["median_rgb"]),
+    )
+
+
 def card_of(network: nn.Module, *, reference: tuple[float, float, float]) -> tuple[ModelCard, dict[str, float]]:
     """A card, calibrated and with its threshold from every second validation tile, and the scores of the others."""
-    card = ModelCard(
-        name="bench", architecture="", weights_sha256="", bands=("red", "green", "blue"), gsd_range_m=(3.0, 12.5),
-        lattice_gsd_m=(5.0, 12.5), oversampling=2.0, window_px=256, threshold=0.5, median_rgb=reference,
-        calibration=UNCALIBRATED, licence="", data="", split="",
-    )  # fmt: skip
+    card = bare_card(threshold=0.5, calibration=UNCALIBRATED, median_rgb=reference)
     ground = tiles("ACD")
     raw = Predictor(network, card, device="cpu").predict(ground.images, gsd_m=ground.gsd_m).astype(np.float64)
     margin, truth = np.log(raw + 1e-7) - np.log1p(1e-7 - raw), ground.maps["labels"]

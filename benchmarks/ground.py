@@ -13,9 +13,11 @@ from skimage.filters import threshold_otsu
 
 from catalog.config import data_dir
 from catalog.tiles import LANDSLIDE4SENSE, read_landslide4sense
+from models.augment import Tiles
+from models.cards import ModelCard
 from models.predictor import Predictor
 from tasks.evaluation import pixel_scores, scores
-from tasks.inference import RGB, Extent, Lattice, measure_tone, predict_block
+from tasks.inference import RGB, Extent, Lattice, lattice_windows, measure_tone, network_window, predict_block
 
 HOKKAIDO: Final = data_dir() / "hokkaido2018"
 IN_SCENE: Final = ("672", "742")
@@ -94,12 +96,29 @@ def predict(predictor: Predictor, ground: Ground, images: NDArray[np.uint8]) -> 
     """Landslide probability (N, H, W) of images of this ground, NaN = not seen; a scene on the lattice of `detect`."""
     if len(images) > 1:
         return np.where(ground.seen, predictor.predict(images, gsd_m=ground.gsd_m), np.float32(np.nan))
-    gsd_m = predictor.card.lattice_gsd(ground.gsd_m)
-    lattice = Lattice(predictor.card.window_px, scale=gsd_m / ground.gsd_m)
-    whole = Extent(0, 0, *images.shape[1:3])
-    image = np.where(ground.seen[0], np.moveaxis(images[0], -1, 0), np.float32(np.nan))
+    image, whole, lattice = _scene(ground, images, predictor.card)
     blended = predict_block(
         image, origin=(0, 0), core=whole, scene=whole, lattice=lattice,
         predict=lambda window: predictor.predict_windows(window[None])[0],
     )  # fmt: skip
     return np.where(ground.seen[0], blended.probability, np.float32(np.nan))[None]
+
+
+def windows(ground: Ground, images: NDArray[np.uint8], card: ModelCard) -> Tiles:
+    """A scene's windows side by side, as `adapt` sees them; masks are 0 where observed, else 255."""
+    image, whole, lattice = _scene(ground, images, card)
+    found = [
+        network_window(image, origin=(0, 0), at=at, scene=whole, lattice=lattice)
+        for at in lattice_windows(whole, lattice)
+    ]
+    drawn = [window for window in found if window is not None]
+    masks = np.stack([np.where(window.seen, 0, 255) for window in drawn]).astype(np.uint8)
+    return Tiles(np.stack([window.pixels for window in drawn]), masks)
+
+
+def _scene(
+    ground: Ground, images: NDArray[np.uint8], card: ModelCard
+) -> tuple[NDArray[np.float32], Extent, Lattice]:
+    lattice = Lattice(card.window_px, scale=card.lattice_gsd(ground.gsd_m) / ground.gsd_m)
+    image = np.where(ground.seen[0], np.moveaxis(images[0], -1, 0), np.float32(np.nan))
+    return image, Extent(0, 0, *images.shape[1:3]), lattice

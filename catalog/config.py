@@ -102,6 +102,14 @@ class RunConfig(Strict):
     event: Event | None = None
     model: str = DEFAULT_MODEL
     """A registered model's name, or a folder or file with weights and card."""
+    labels: str | None = None
+    """Landslides that were mapped in the area, FILE[:LAYER[,LAYER]]: the network is fine-tuned on them."""
+    labelled_area: str | None = None
+    """Vector file of the ground that was looked at when they were mapped; None = all of the scene."""
+    adapt: bool = False
+    """Without labels: adapt the network to the scene (ADANet) from the labelled tiles of `source`."""
+    source: str | None = None
+    """Folder of labelled tiles of other events."""
     threshold: Literal["scene", "card"] | Annotated[float, Field(gt=0, lt=1)] = "scene"
     """Landslide probability from which a pixel is a landslide: a number, the model card's, or the scene's own."""
     min_area_m2: float | None = Field(default=None, ge=0)
@@ -141,6 +149,14 @@ class RunConfig(Strict):
             raise ValueError("no post-event imagery; give --post FILE, or a `stac` section in the configuration")
         if self.pre_mask and not self.pre:
             raise ValueError("a pre-event mask without pre-event imagery; give --pre FILE as well")
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_it_learns_from(self) -> RunConfig:
+        if self.adapt and self.source is None:
+            raise ValueError("nothing to adapt from; give --source FOLDER with labelled tiles of other events")
+        if self.labelled_area and not self.labels:
+            raise ValueError("a labelled area without labels; give --labels FILE[:LAYER] as well")
         return self
 
     @property

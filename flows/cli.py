@@ -119,6 +119,14 @@ def detect(
     post_time: Annotated[str | None, typer.Option(help="Acquisition, e.g. 2018-09-11T01:30:00Z.")] = None,
     pre_time: Annotated[str | None, typer.Option(help="Acquisition of the pre-event imagery.")] = None,
     model: Annotated[str | None, typer.Option(help="Registered name, or weights file.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: landslides mapped here, to fine-tune the network on.")
+    ] = None,
+    labelled_area: Annotated[str | None, typer.Option(help="Vector file: the ground that was mapped.")] = None,
+    adapt: Annotated[
+        bool | None, typer.Option("--adapt", help="Without labels: adapt the network to the scene (ADANet).")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Folder of labelled tiles of other events, to adapt from.")] = None,
     threshold: Annotated[
         str | None, typer.Option(help="Landslide probability that counts: a number, `card`, or `scene` (default).")
     ] = None,
@@ -138,7 +146,9 @@ def detect(
     flags = {
         "post": post, "pre": pre, "mask": mask, "pre_mask": pre_mask, "dem": dem, "dem_reproject": dem_reproject,
         "aoi": aoi, "event": event, "name": name, "sensor": sensor, "post_time_utc": post_time,
-        "pre_time_utc": pre_time, "model": model, "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd,
+        "pre_time_utc": pre_time, "model": model, "labels": labels,
+        "labelled_area": labelled_area, "adapt": adapt, "source": source,
+        "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd,
         "block_px": block, "root": root, "out": out,
     }  # fmt: skip
     values = _read_config(config) | {key: value for key, value in flags.items() if value is not None}

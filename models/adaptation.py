@@ -53,8 +53,10 @@ class AdaptConfig:
     self_training: float = 0.0
     uncertain: float = 1.0
     """Pseudo-labels: margins closer to the threshold than this are left out."""
-    round_steps: int = 40
-    """Steps after which the target is labelled again."""
+    round_steps: int = 30
+    """Steps of a round: before each one the target is labelled and its entropy measured."""
+    select: Literal["last", "entropy"] = "last"
+    """Which round's weights are taken: no label of the target is ever asked."""
     statistics: Literal["frozen", "per-domain"] = "frozen"
     """Batch norm as the source left it, or with the target's own statistics. Neither mixes the domains."""
     augmentation: Augmentation = Augmentation()
@@ -68,22 +70,35 @@ def adapt(
     *,
     threshold: Threshold,
     on_step: Callable[[int, Mapping[str, float]], None] = lambda _step, _losses: None,
-    on_round: Callable[[int, nn.Module], None] = lambda _step, _network: None,
+    on_round: Callable[[Round, nn.Module], None] = lambda _round, _network: None,
 ) -> nn.Module:
     """The network adapted to the target (moving average of its weights), in eval mode, on the CPU.
 
     source : labelled tiles of other events. target : windows of the scene at the network's pixel size, levelled as
-    inference levels them; 255 in their masks where nothing was observed, and no label is read.
+    inference levels them; their masks say where nothing was observed (255), no label is read from them.
     """
     adaptation = _Adaptation(network, source, target, config)
-    for step in range(config.steps):
-        if step % config.round_steps == 0:
-            if config.self_training:
-                adaptation.label(threshold)
-            on_round(step, adaptation.average)
-        on_step(step + 1, adaptation.advance())
-    on_round(config.steps, adaptation.average)
-    return adaptation.average.to("cpu")
+    best = np.inf
+    for step in range(config.steps + 1):
+        if step % config.round_steps == 0 or step == config.steps:
+            told = adaptation.begin_round(threshold)
+            on_round(told, adaptation.average)
+            if config.select == "last" or told.entropy < best:
+                best, chosen = told.entropy, copy.deepcopy(adaptation.average)
+        if step < config.steps:
+            on_step(step + 1, adaptation.advance())
+    return chosen.to("cpu")
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the network says of the target when a round begins."""
+
+    step: int
+    landslide_share: float
+    """Of the observed pixels, at the threshold of the pseudo-labels."""
+    entropy: float
+    """Mean over the observed pixels, 0..1."""
 
 
 class _Adaptation:
@@ -96,7 +111,7 @@ class _Adaptation:
         rngs = [np.random.default_rng([config.seed, domain]) for domain in range(2)]
         self.source = Sampler(source, config.augmentation, crop_px=config.crop_px, rng=rngs[0])
         self.seen = target.masks != IGNORE
-        self.target = Sampler(_unlabelled(target), _milder(config.augmentation), crop_px=config.crop_px, rng=rngs[1])
+        self.target = Sampler(target, _milder(config.augmentation), crop_px=config.crop_px, rng=rngs[1])
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval()
         self.discriminators = [Discriminator().to(self.device) for _ in range(2)]
@@ -112,14 +127,16 @@ class _Adaptation:
         ]
         self.step = 0
 
-    def label(self, threshold: Threshold) -> None:
-        """Pseudo-labels of the target by the averaged network."""
+    def begin_round(self, threshold: Threshold) -> Round:
+        """Label the target by the averaged network; what that network says of it."""
         tiles = self.target.tiles
         margin = predict_margins(self.average, tiles.images.astype(np.float32), magnify=1).astype(np.float64)
         cut = threshold(margin[self.seen])
-        labels = np.where(margin >= cut, 1, 0).astype(np.uint8)
+        landslide = margin >= cut
+        labels = landslide.astype(np.uint8)
         labels[(np.abs(margin - cut) < self.config.uncertain) | ~self.seen] = IGNORE
-        self.target.tiles = Tiles(tiles.images, labels)
+        self.target.tiles = replace(tiles, masks=labels)
+        return Round(self.step, float(landslide[self.seen].mean()), float(_entropy(margin[self.seen]).mean()))
 
     def advance(self) -> dict[str, float]:
         """The terms of the loss of one more step."""
@@ -217,8 +234,10 @@ class _Statistics:
         yield
 
 
-def _unlabelled(target: Tiles) -> Tiles:
-    return Tiles(target.images, np.full_like(target.masks, IGNORE))
+def _entropy(margin: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropy in bits of a pixel of two classes with these margins."""
+    p = 1 / (1 + np.exp(-np.abs(margin)))
+    return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(np.maximum(1 - p, 1e-12))))
 
 
 def _milder(augmentation: Augmentation) -> Augmentation:

@@ -45,6 +45,8 @@ class ModelCard:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What an event's own network was made of: weights it started from, digests of scene, labels and source tiles."""
 
     def lattice_gsd(self, imagery_gsd_m: float) -> float:
         """The pixel size at which windows of this imagery are predicted."""

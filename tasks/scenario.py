@@ -1,0 +1,168 @@
+"""What a Dask worker does to bring a network to a scene: adapt it without labels, or fine-tune it on those of the area.
+
+The scheme of Xu et al. (2022), figure 2: with labels in the area MFFENet is trained on them; without, ADANet adapts from
+labelled events. The weights that come out are an artefact of the event, with a card that says what they rest on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from distributed import get_worker
+
+from catalog import store
+from catalog.grid import Grid, Window
+from catalog.schema import InputError
+from catalog.store import StoreRef
+from models.adaptation import AdaptConfig, Round, adapt
+from models.augment import Tiles
+from models.cards import ModelCard, load_card, load_network, save_model
+from models.predictor import Predictor
+from models.registry import create_model
+from tasks import inference
+from tasks.samples import open_tiles
+from tasks.thresholds import margin_threshold
+
+logger = logging.getLogger(__name__)
+
+MOST_WINDOWS: Final = 96
+"""Windows of the target that a network is adapted to: half of those with most landslide by the source's network, half
+evenly over the scene."""
+MOST_LOOKED_AT: Final = 4 * MOST_WINDOWS
+LEAST_SEEN: Final = 0.5
+"""Observed share of a window that is worth adapting to."""
+TOPIC: Final = "landslidenet-network"
+"""Dask topic on which a worker tells how far it is: {"step", "steps", "loss"}."""
+
+
+@dataclass(frozen=True)
+class NetworkJob:
+    """A post-event composite and a network to start from, to weights of the event's own."""
+
+    post: StoreRef
+    tone: inference.Tone
+    weights: str
+    """Of the network to start from."""
+    name: str
+    """Of the new network, and of its files in `folder`."""
+    folder: str
+    origin: Mapping[str, Any]
+    """What the new weights are made of: kept in their card."""
+    threads: int
+
+
+@dataclass(frozen=True)
+class AdaptJob(NetworkJob):
+    """ADANet: no label of the scene is known."""
+
+    source: str
+    """Labelled tiles of other events."""
+    config: AdaptConfig
+
+
+def adapt_network(job: AdaptJob) -> dict[str, Any]:
+    """How the adaptation went; weights and card lie in the job's folder afterwards.
+
+    Raises: InputError when the source cannot be read or nothing of the scene is observed.
+    """
+    torch.set_num_threads(job.threads)
+    weights = Path(job.weights)
+    card = load_card(weights)
+    source, start = open_tiles(job.source), load_network(weights, card)
+    target = choose_windows(read_windows(job.post, job.tone, card), Predictor(start, card, device="cpu"))
+    network = create_model(card.architecture.replace("mffenet", "adanet"))
+    network.load_state_dict(start.state_dict(), strict=False)  # the auxiliary output starts afresh
+    rounds: list[Round] = []
+    adapted = adapt(
+        network, source, target, job.config,  # type: ignore[arg-type]
+        threshold=margin_threshold(
+            scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold
+        ),
+        on_step=lambda step, losses: _tell(step, job.config.steps, sum(losses.values())),
+        on_round=lambda told, _network: rounds.append(told),
+    )  # fmt: skip
+    save_model(adapted, Path(job.folder), card=_adapted_card(card, job, source=source, target=target, rounds=rounds))
+    return {"windows": len(target.images), "source_tiles": len(source.images), "rounds": [asdict(r) for r in rounds]}
+
+
+def _tell(step: int, steps: int, loss: float) -> None:
+    get_worker().log_event(TOPIC, {"step": step, "steps": steps, "loss": round(loss, 4)})
+
+
+def read_windows(post: StoreRef, tone: inference.Tone, card: ModelCard) -> Tiles:
+    """Windows of the scene side by side, as the network sees them; masks are 0 where observed, else 255.
+
+    At most `MOST_LOOKED_AT`, evenly over the scene; those of which less than half is observed are left out.
+
+    Raises: InputError when no window is half observed.
+    """
+    scene = scene_extent(post.grid)
+    gsd_m = card.lattice_gsd(post.grid.gsd_m)
+    lattice = inference.Lattice(card.window_px, scale=gsd_m / post.grid.gsd_m)
+    places = inference.lattice_windows(scene, lattice)
+    picked = [places[i] for i in np.unique(np.linspace(0, len(places) - 1, MOST_LOOKED_AT).round().astype(int))]
+    found = [_read_window(post, tone, at, lattice=lattice, scene=scene) for at in picked]
+    windows = [window for window in found if window is not None and window.seen.mean() >= LEAST_SEEN]
+    if not windows:
+        raise InputError(
+            f"post imagery: none of {len(picked)} windows of {card.window_px} px is half observed; expected some to "
+            "adapt to; check the mask and the area of interest, or run without --adapt"
+        )
+    masks = np.stack([np.where(window.seen, 0, 255) for window in windows]).astype(np.uint8)
+    return Tiles(np.stack([window.pixels for window in windows]), masks, gsd_m=np.array(gsd_m))
+
+
+def scene_extent(grid: Grid) -> inference.Extent:
+    """The scene in absolute imagery pixels."""
+    y, x = grid.row0 + grid.scene.y0, grid.col0 + grid.scene.x0
+    return inference.Extent(y, x, y + grid.scene.shape[0], x + grid.scene.shape[1])
+
+
+def _read_window(
+    post: StoreRef, tone: inference.Tone, at: tuple[int, int], *, lattice: inference.Lattice, scene: inference.Extent
+) -> inference.NetworkWindow | None:
+    needed = inference.window_extent(at, lattice=lattice, scene=scene)
+    part = Window(needed.y0, needed.x0, needed.y1, needed.x1).shift(-post.grid.row0, -post.grid.col0)
+    imagery = store.read_window(post, part)
+    image = tone.apply(np.stack([imagery[band].values for band in inference.RGB]))
+    return inference.network_window(image, origin=(needed.y0, needed.x0), at=at, scene=scene, lattice=lattice)
+
+
+def choose_windows(windows: Tiles, predictor: Predictor) -> Tiles:
+    """At most `MOST_WINDOWS` of the windows: those with most landslide, and others evenly."""
+    if len(windows.images) <= MOST_WINDOWS:
+        return windows
+    share = np.array([predictor.predict_windows(image[None]).mean() for image in windows.images])
+    order = np.argsort(-share, kind="stable")
+    most, rest = order[: MOST_WINDOWS // 2], np.sort(order[MOST_WINDOWS // 2 :])
+    even = rest[np.linspace(0, len(rest) - 1, MOST_WINDOWS // 2).round().astype(int)]
+    return windows.take(np.sort(np.concatenate([most, even])))
+
+
+def _adapted_card(
+    card: ModelCard, job: AdaptJob, *, source: Tiles, target: Tiles, rounds: list[Round]
+) -> dict[str, Any]:
+    """The source's card, with what the adaptation changes."""
+    events = ", ".join(sorted(set(source.events.tolist()))) or "not named"
+    told = replace(
+        card,
+        name=job.name,
+        architecture=card.architecture.replace("mffenet", "adanet"),
+        data=f"{card.data}. Adapted to {len(target.images)} windows of {job.post.event_id} without labels, from "
+        f"{len(source.images)} labelled tiles (events: {events})",
+        split="no label of the scene was used, neither to train nor to choose; calibration and threshold are those of "
+        f"the source: {card.split}",
+        training=asdict(job.config),
+        metrics={f"source_{name}": value for name, value in card.metrics.items()}
+        | {f"target_{name}": round(value, 4) for name, value in asdict(rounds[-1]).items() if name != "step"},
+        limits=(*card.limits, f"Made for {job.post.event_id}: on other scenes use the weights it started from."),
+        origin=dict(job.origin),
+    )
+    values = {name: getattr(told, name) for name in told.__dataclass_fields__}
+    return {name: value for name, value in values.items() if name != "weights_sha256"}
