@@ -64,24 +64,23 @@ def trained(name: str, seed: int, train: Tiles) -> tuple[nn.Module, float]:
     return fit(network, train, config, watcher=watcher, checkpoint=path), time.perf_counter() - started
 
 
-def bare_card(**fields: Any) -> ModelCard:
+def bench_card(*, threshold: float, calibration: Calibration, reference: tuple[float, float, float]) -> ModelCard:
     """A card of the bench: how images are shown is that of the shipped one."""
-    return replace(load_card(find_weights("mffenet-lite0")), name="bench", **fields)
+    shipped = load_card(find_weights("mffenet-lite0"))
+    return replace(shipped, name="bench", threshold=threshold, calibration=calibration, median_rgb=reference)
 
 
 def card_from(row: dict[str, Any]) -> ModelCard:
     """The card of a network that a row is about."""
     told = row["card"]
-    return bare_card(
-        threshold=told["threshold"],
-        calibration=Calibration(**told["calibration"]),
-        median_rgb=tuple(told["median_rgb"]),
-    )
+    red, green, blue = told["median_rgb"]
+    calibration = Calibration(**told["calibration"])
+    return bench_card(threshold=told["threshold"], calibration=calibration, reference=(red, green, blue))
 
 
 def card_of(network: nn.Module, *, reference: tuple[float, float, float]) -> tuple[ModelCard, dict[str, float]]:
     """A card, calibrated and with its threshold from every second validation tile, and the scores of the others."""
-    card = bare_card(threshold=0.5, calibration=UNCALIBRATED, median_rgb=reference)
+    card = bench_card(threshold=0.5, calibration=UNCALIBRATED, reference=reference)
     ground = tiles("ACD")
     raw = Predictor(network, card, device="cpu").predict(ground.images, gsd_m=ground.gsd_m).astype(np.float64)
     margin, truth = np.log(raw + 1e-7) - np.log1p(1e-7 - raw), ground.maps["labels"]

@@ -2,10 +2,10 @@
 
     python benchmarks/adaptation.py [--only adanet ...] [--seeds 0 1 2 3 4] [--table]
 
-The sources are MFFENet light of `benchmarks/accuracy.py`, one a seed. Adapted to the scene, scored on the scene against
-the event's inventory and on the 13 patches outside it against both annotators. `card` is the threshold of the source's
-validation tiles, `scene` the one that `detect` finds without labels; `oracle` knows the labels of the scene, and so does
-`fine-tuned`, which is trained on the patches: they say what is left to gain, not what a responder gets.
+The sources are MFFENet light of `benchmarks/accuracy.py`, one a seed. Adapted to the scene; scored on the scene against
+the event's inventory, and on the 13 patches outside it against both annotators. `card` is the threshold of the source's
+validation tiles, `scene` the one that `detect` finds without labels; `oracle` is the best one, which only the labels
+can tell: it says what is left to gain, not what a responder gets.
 
 One line a method and seed is appended to `benchmarks/results/adaptation.jsonl`; rows that are there are not run again.
 """

@@ -113,12 +113,10 @@ def windows(ground: Ground, images: NDArray[np.uint8], card: ModelCard) -> Tiles
     ]
     drawn = [window for window in found if window is not None]
     masks = np.stack([np.where(window.seen, 0, 255) for window in drawn]).astype(np.uint8)
-    return Tiles(np.stack([window.pixels for window in drawn]), masks)
+    return Tiles(np.stack([w.pixels for w in drawn]), masks, gsd_m=np.array(card.lattice_gsd(ground.gsd_m)))
 
 
-def _scene(
-    ground: Ground, images: NDArray[np.uint8], card: ModelCard
-) -> tuple[NDArray[np.float32], Extent, Lattice]:
+def _scene(ground: Ground, images: NDArray[np.uint8], card: ModelCard) -> tuple[NDArray[np.float32], Extent, Lattice]:
     lattice = Lattice(card.window_px, scale=card.lattice_gsd(ground.gsd_m) / ground.gsd_m)
     image = np.where(ground.seen[0], np.moveaxis(images[0], -1, 0), np.float32(np.nan))
     return image, Extent(0, 0, *images.shape[1:3]), lattice

@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.adanet import SOURCE, SOURCE_LABELS, TARGET_LABELS, ADANet, Discriminator, domain_labels
-from models.augment import Augmentation, Sampler, Tiles
+from models.augment import REFERENCE_GSD_M, Augmentation, Sampler, Tiles
 from models.losses import IGNORE, combine_losses
+from models.matching import Matching, match_tiles
 from models.training import LARGEST_GRADIENT, choose_device, follow, normalise_images, predict_margins
 
 POWER: Final = 0.9
 """Of the polynomial decay of both learning rates."""
 TARGET_ZOOM: Final = (0.8, 1.6)
+"""Magnification of the target's windows, which are at the network's pixel size."""
 
 Threshold = Callable[[NDArray[np.float64]], float]
 """Margins of target pixels, any shape -> the margin from which a pixel is taken for a landslide."""
@@ -37,10 +39,10 @@ class AdaptConfig:
     """How a network is adapted; a weight of 0 switches its term off."""
 
     seed: int = 0
-    steps: int = 160
-    batch: int = 6
+    steps: int = 120
+    batch: int = 4
     """Crops of each domain."""
-    crop_px: int = 160
+    crop_px: int = 128
     learning_rate: float = 1e-4
     ema_decay: float = 0.97
     losses: Mapping[str, float] = field(default_factory=lambda: {"boundary": 1.0, "dice": 1.0})
@@ -49,10 +51,17 @@ class AdaptConfig:
     adversarial: tuple[float, float] = (0.01, 0.002)
     """Weights of the adversarial losses of the main and of the auxiliary output."""
     discriminator_rate: float = 1e-4
+    match: Matching = "none"
+    """Colours of the source's tiles: as they are, or matched to the target's."""
+    landslide_share: float = 0.25
+    """Share of source crops that are laid around a landslide: landslides are rare."""
     entropy: float = 0.0
-    self_training: float = 0.0
-    uncertain: float = 1.0
+    self_training: float = 1.0
+    uncertain: float = 0.5
     """Pseudo-labels: margins closer to the threshold than this are left out."""
+    growth: float = 1.25
+    """Pseudo-labels cover at most this many times the ground that the source's network calls a landslide: left alone,
+    every round takes a little more."""
     round_steps: int = 30
     """Steps of a round: before each one the target is labelled and its entropy measured."""
     select: Literal["last", "entropy"] = "last"
@@ -109,9 +118,12 @@ class _Adaptation:
         self.config, self.device = config, choose_device()
         self.generator = torch.Generator().manual_seed(config.seed)
         rngs = [np.random.default_rng([config.seed, domain]) for domain in range(2)]
-        self.source = Sampler(source, config.augmentation, crop_px=config.crop_px, rng=rngs[0])
-        self.seen = target.masks != IGNORE
-        self.target = Sampler(target, _milder(config.augmentation), crop_px=config.crop_px, rng=rngs[1])
+        self.source = Sampler(
+            match_tiles(source, target, how=config.match), config.augmentation,
+            crop_px=config.crop_px, rng=rngs[0], landslide_share=config.landslide_share,
+        )  # fmt: skip
+        self.target = Sampler(target, _target_augmentation(config, target), crop_px=config.crop_px, rng=rngs[1])
+        self.seen, self.most = target.valid, 1.0
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval()
         self.discriminators = [Discriminator().to(self.device) for _ in range(2)]
@@ -131,8 +143,10 @@ class _Adaptation:
         """Label the target by the averaged network; what that network says of it."""
         tiles = self.target.tiles
         margin = predict_margins(self.average, tiles.images.astype(np.float32), magnify=1).astype(np.float64)
-        cut = threshold(margin[self.seen])
+        cut = max(threshold(margin[self.seen]), float(np.quantile(margin[self.seen], 1 - self.most)))
         landslide = margin >= cut
+        if self.step == 0:
+            self.most = min(1.0, self.config.growth * float(landslide[self.seen].mean()))
         labels = landslide.astype(np.uint8)
         labels[(np.abs(margin - cut) < self.config.uncertain) | ~self.seen] = IGNORE
         self.target.tiles = replace(tiles, masks=labels)
@@ -240,6 +254,9 @@ def _entropy(margin: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(np.maximum(1 - p, 1e-12))))
 
 
-def _milder(augmentation: Augmentation) -> Augmentation:
-    """The target is at the network's pixel size and has one light."""
-    return replace(augmentation, zoom=TARGET_ZOOM, brightness=0.2, chroma=0.06, gamma=0.15, saturation=0.15)
+def _target_augmentation(config: AdaptConfig, target: Tiles) -> Augmentation:
+    """Half as varied as the source's: the target has one light, and is at the network's pixel size."""
+    vary = config.augmentation
+    low, high = (zoom * REFERENCE_GSD_M / float(target.gsd_m.max()) for zoom in TARGET_ZOOM)
+    halved = {name: getattr(vary, name) / 2 for name in ("brightness", "chroma", "gamma", "saturation", "haze")}
+    return replace(vary, zoom=(low, high), **halved)

@@ -44,4 +44,4 @@ def _match_moments(band: NDArray[np.uint8], seen: NDArray[np.float32]) -> NDArra
     values = band.astype(np.float32)
     mean, spread = values.mean(axis=(1, 2), keepdims=True), values.std(axis=(1, 2), keepdims=True)
     matched = (values - mean) / np.maximum(spread, 1.0) * seen.std() + seen.mean()
-    return np.rint(matched.clip(0, LEVELS - 1)).astype(np.uint8)
+    return np.asarray(np.rint(matched.clip(0, LEVELS - 1)), dtype=np.uint8)

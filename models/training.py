@@ -46,6 +46,8 @@ class TrainConfig:
     patience: int | None = None
     """Epochs without a better validation F1 after which training stops and the best weights are taken; None: the last
     ones are."""
+    landslide_share: float = 0.0
+    """Share of crops that are laid around a landslide; 0: wherever they fall."""
     augmentation: Augmentation = Augmentation()
 
 
@@ -119,8 +121,9 @@ class _Training:
         torch.manual_seed(config.seed)
         self.config, self.device = config, choose_device()
         self.sampler = Sampler(
-            tiles, config.augmentation, crop_px=config.crop_px, rng=np.random.default_rng(config.seed)
-        )
+            tiles, config.augmentation, crop_px=config.crop_px, rng=np.random.default_rng(config.seed),
+            landslide_share=config.landslide_share,
+        )  # fmt: skip
         self.network = network.to(self.device).to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(self.network).eval()
         self.optimizer = torch.optim.AdamW(
