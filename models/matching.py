@@ -36,7 +36,8 @@ def _match_histogram(band: NDArray[np.uint8], seen: NDArray[np.float32]) -> NDAr
     """One level -> level table for the whole band: equal shares of pixels lie below."""
     counts = np.bincount(band.ravel(), minlength=LEVELS)
     below = (np.cumsum(counts) - counts / 2) / counts.sum()
-    return np.rint(np.quantile(seen, below)).astype(np.uint8)[band]
+    table: NDArray[np.uint8] = np.rint(np.quantile(seen, below)).astype(np.uint8)
+    return table[band]
 
 
 def _match_moments(band: NDArray[np.uint8], seen: NDArray[np.float32]) -> NDArray[np.uint8]:

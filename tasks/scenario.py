@@ -1,7 +1,7 @@
-"""What a Dask worker does to bring a network to a scene: adapt it without labels, or fine-tune it on those of the area.
+"""What a Dask worker does to bring a network to a scene: adapt it without labels, or fine-tune it on some.
 
-The scheme of Xu et al. (2022), figure 2: with labels in the area MFFENet is trained on them; without, ADANet adapts from
-labelled events. The weights that come out are an artefact of the event, with a card that says what they rest on.
+The scheme of Xu et al. (2022), figure 2: with labels in the area MFFENet is trained on them; without, ADANet adapts
+from labelled events. The weights are an artefact of the event, with a card that says what they rest on.
 """
 
 from __future__ import annotations
