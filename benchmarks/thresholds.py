@@ -45,8 +45,8 @@ class Ground:
 def tiles(block: str) -> Ground:
     """The validation tiles of an id block."""
     others = set(BLOCKS) - {block}
-    images, masks = read_landslide4sense(data_dir() / LANDSLIDE4SENSE, split="validation", without_blocks=others)
-    return Ground(f"tiles {block}", 10.0, images, {"": masks > 0})
+    found = read_landslide4sense(data_dir() / LANDSLIDE4SENSE, split="validation", without_blocks=others)
+    return Ground(f"tiles {block}", 10.0, found.images, {"": found.masks > 0})
 
 
 def patches() -> Ground:
