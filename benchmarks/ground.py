@@ -63,8 +63,8 @@ class Ground:
 def tiles(blocks: str, *, split: Literal["train", "validation"] = "validation") -> Ground:
     """The tiles of id blocks."""
     others = set(BLOCKS) - set(blocks)
-    images, masks = read_landslide4sense(data_dir() / LANDSLIDE4SENSE, split=split, without_blocks=others)
-    return Ground(f"tiles {blocks}", 10.0, images, {"labels": masks > 0})
+    read = read_landslide4sense(data_dir() / LANDSLIDE4SENSE, split=split, without_blocks=others)
+    return Ground(f"tiles {blocks}", 10.0, read.images, {"labels": read.masks > 0})
 
 
 def patches() -> Ground:

@@ -45,7 +45,8 @@ def _story(prepared: steps.Prepared, *, client: Any, threads: int) -> str:  # no
     elevation = steps.ingest_elevation.submit(prepared, client=client) if inputs.dem else None
 
     post_ref = run.keep("post", post)
-    features = {"probability": steps.probability.submit(prepared, post_ref, client=client, threads=threads)}
+    network = steps.settle_network.submit(prepared, post_ref, client=client, threads=threads)
+    features = {"probability": steps.probability.submit(network, post_ref, client=client, threads=threads)}
     if elevation:
         elevation_ref = run.keep("elevation", elevation)
         features["terrain"] = steps.terrain_features.submit(prepared, elevation_ref, client=client)
@@ -57,6 +58,7 @@ def _story(prepared: steps.Prepared, *, client: Any, threads: int) -> str:  # no
             features["change"] = steps.change_features.submit(
                 prepared, pre_ref, post_ref, pairing=run.pairing, client=client
             )
+    run.settle(network)
     for name, future in features.items():
         run.keep(name, future)
 

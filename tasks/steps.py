@@ -50,7 +50,7 @@ from catalog.schema import (
 from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef, store_key
 from models.cards import ModelCard, find_weights, load_card
-from tasks import blocks, change, inference, objects, preprocess, registration, terrain
+from tasks import blocks, change, inference, objects, preprocess, registration, scenario, terrain
 from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance, area_layer, build_inventory
 from tasks.stages import Report, StageRecord, Stopwatch, collect_blocks, run_blocks, run_whole, timed_stage
 from tasks.thresholds import Threshold, scene_threshold
@@ -108,6 +108,8 @@ class Prepared:
     inputs: Inputs
     card: ModelCard
     weights: Path
+    scenario: str = ""
+    """Which network is used and why (figure 2 of Xu et al. 2022), once that is settled."""
 
     @property
     def grid(self) -> Grid:
@@ -270,6 +272,12 @@ class Run:
         """The pre-event imagery that the result rests on; None where there was none or it was refused."""
         return self.prepared.inputs.pre if self.pairing and self.pairing.usable else None
 
+    def settle(self, future: PrefectFuture[Settled]) -> None:
+        """Go on with the network that was settled on."""
+        settled = future.result()
+        self.prepared = settled.prepared
+        self.records.append(settled.record)
+
     def keep(self, name: str, future: PrefectFuture[tuple[StoreRef, StageRecord]]) -> StoreRef:
         """The store of a finished step, with its record kept; a failed step raises here."""
         ref, record = future.result()
@@ -345,9 +353,53 @@ def change_features(
     )
 
 
-@task(task_run_name="inference {prepared.card.name}", **RETRY)
-def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> tuple[StoreRef, StageRecord]:
+@dataclass(frozen=True)
+class Settled:
+    """A run with the network that it uses, and what it took to make that."""
+
+    prepared: Prepared
+    record: StageRecord
+
+
+@task(task_run_name="network {prepared.card.name}", **RETRY)
+def settle_network(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> Settled:
+    """The run with the network that it is to use: as it is, fine-tuned on labels of the area, or adapted to the scene.
+
+    Weights of the event's own are made once; a later run on the same inputs takes them again.
+
+    Source: Xu et al. (2022), figure 2.
+    """
+    with Stopwatch("network") as watch:
+        settled = _settle(prepared, post, client=client, threads=threads)
+    logger.info("network: %s", settled.scenario)
+    return Settled(settled, watch.record())
+
+
+def _settle(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> Prepared:
+    config = prepared.config
+    if config.labels is None and not config.adapt:
+        return replace(prepared, scenario="as it is: neither labels of the area (--labels) nor --adapt were given")
+    plan = scenario.plan_network(
+        post, _tone(prepared, post), weights=prepared.weights, card=prepared.card,
+        scene=prepared.inputs.post.fingerprint(), config=config, threads=threads,
+    )  # fmt: skip
+    known = plan.weights.is_file()
+    if not known:
+        report = _progress("Network")
+        told = lambda event: report(event[1]["step"], event[1]["steps"])  # noqa: E731
+        client.subscribe_topic(scenario.TOPIC, told)
+        try:
+            client.submit(plan.kernel, plan.job, pure=False).result()
+        finally:
+            client.unsubscribe_topic(scenario.TOPIC)
+    again = "made by an earlier run" if known else "made by this run"
+    return replace(prepared, weights=plan.weights, card=load_card(plan.weights), scenario=f"{plan.title}, {again}")
+
+
+@task(task_run_name="inference", **RETRY)
+def probability(settled: Settled, post: StoreRef, *, client: Client, threads: int) -> tuple[StoreRef, StageRecord]:
     """Landslide probability of the post-event composite."""
+    prepared = settled.prepared
     tone = _tone(prepared, post)
     target = prepared.target(
         "probability",
@@ -527,6 +579,7 @@ def _used(run: Run) -> list[str]:
         used.append(f"DEM: {name_of(inputs.dem.path)}, {inputs.dem.gsd_m:g} m")
     if inputs.event:
         used.append(f"event: {inputs.event.id}")
+    used.append(f"network: {run.prepared.card.name}, {run.prepared.scenario}")
     if run.threshold:
         used.append(f"landslide probability that counts: {run.threshold.reason}")
     return used
@@ -551,6 +604,8 @@ def _story_of(run: Run) -> dict[str, Any]:
         "inputs": _inputs(run.prepared.inputs, run.prepared.config),
         "stages": [record.as_dict() for record in run.records],
         "stores": {name: ref.key for name, ref in sorted(run.stores.items())},
+        "scenario": run.prepared.scenario,
+        "network_origin": run.prepared.card.origin,
         "threshold": asdict(run.threshold) if run.threshold else None,
         "min_area_m2": run.prepared.min_area_m2,
         "confidence_rule": CONFIDENCE_RULE,
