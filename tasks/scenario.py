@@ -70,6 +70,8 @@ class AdaptJob(NetworkJob):
 
     source: str
     """Labelled tiles of other events."""
+    leave_out: tuple[str, ...]
+    """Events among them that take no part."""
     config: AdaptConfig
 
 
@@ -92,10 +94,12 @@ def plan_network(
     Raises: InputError when labels or tiles cannot be read.
     """
     common = {"weights": card.weights_sha256, "scene": scene, "tone": asdict(tone)}
-    training = AdaptConfig()
-    source = str(config.source)
-    origin = {**common, "source": tiles.fingerprint(source), "training": asdict(training)}
-    job = AdaptJob(post, tone, str(start), _place(config, "adanet", origin), origin, threads, source, training)
+    training = AdaptConfig(steps=config.network_steps)
+    source = str(config.adapt)
+    told = {"source": tiles.fingerprint(source), "leave_out": config.leave_out, "training": asdict(training)}
+    origin = {**common, **told}
+    place = _place(config, "adanet", origin)
+    job = AdaptJob(post, tone, str(start), place, origin, threads, source, config.leave_out, training)
     return Plan("adapted to this scene without labels (ADANet)", adapt_network, job)
 
 
@@ -112,7 +116,7 @@ def adapt_network(job: AdaptJob) -> None:
     """
     torch.set_num_threads(job.threads)
     card = load_card(Path(job.start))
-    source, start = open_tiles(job.source), load_network(Path(job.start), card)
+    source, start = open_tiles(job.source, left_out=job.leave_out), load_network(Path(job.start), card)
     target = choose_windows(read_windows(job.post, job.tone, card), Predictor(start, card, device="cpu"))
     network = create_model(card.architecture.replace("mffenet", "adanet"))
     network.load_state_dict(start.state_dict(), strict=False)  # the auxiliary output starts afresh

@@ -377,7 +377,7 @@ def settle_network(prepared: Prepared, post: StoreRef, *, client: Client, thread
 
 def _settle(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> Prepared:
     config = prepared.config
-    if config.labels is None and not config.adapt:
+    if config.labels is None and config.adapt is None:
         return replace(prepared, scenario="as it is: neither labels of the area (--labels) nor --adapt were given")
     plan = scenario.plan_network(
         post, _tone(prepared, post), config=config, start=prepared.weights, card=prepared.card,
