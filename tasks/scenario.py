@@ -18,20 +18,33 @@ from distributed import get_worker
 
 from catalog import store, tiles
 from catalog.config import RunConfig
+from catalog.files import sha256_of
 from catalog.grid import Grid, Window
 from catalog.schema import InputError
 from catalog.store import StoreRef
 from models.adaptation import AdaptConfig, Round, adapt
-from models.augment import Tiles
+from models.augment import Augmentation, Tiles
 from models.cards import ModelCard, load_card, load_network, save_model
 from models.predictor import Predictor
 from models.registry import create_model
+from models.training import TrainConfig, Watcher, fit
 from tasks import inference
-from tasks.samples import open_tiles
+from tasks.learning import judge
+from tasks.samples import Cutting, Labels, open_tiles, read_labelled_store, split_in_space
 from tasks.thresholds import margin_threshold
 
 logger = logging.getLogger(__name__)
 
+FINE_TUNING: Final[Mapping[str, Any]] = {
+    "batch": 8,
+    "crop_px": 128,
+    "learning_rate": 2e-4,
+    "ema_decay": 0.97,
+    "landslide_share": 0.5,
+    "augmentation": Augmentation(brightness=0.2, chroma=0.06, gamma=0.12, saturation=0.12, haze=0.015),
+}
+"""Gentler than a training from ImageNet: the scene has one light, and little of it is labelled."""
+HELD_OUT_SHARE: Final = 0.3
 MOST_WINDOWS: Final = 96
 """Windows of the target that a network is adapted to: half of those with most landslide by the source's network, half
 evenly over the scene."""
@@ -76,6 +89,14 @@ class AdaptJob(NetworkJob):
 
 
 @dataclass(frozen=True)
+class FineTuneJob(NetworkJob):
+    """Supervised training on landslides that were mapped in the scene."""
+
+    labels: Labels
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a scene gets its own network."""
 
@@ -94,13 +115,36 @@ def plan_network(
     Raises: InputError when labels or tiles cannot be read.
     """
     common = {"weights": card.weights_sha256, "scene": scene, "tone": asdict(tone)}
+    if config.labels:
+        return _plan_fine_tuning(post, tone, config=config, start=start, common=common, threads=threads)
     training = AdaptConfig(steps=config.network_steps)
     source = str(config.adapt)
     told = {"source": tiles.fingerprint(source), "leave_out": config.leave_out, "training": asdict(training)}
-    origin = {**common, **told}
-    place = _place(config, "adanet", origin)
-    job = AdaptJob(post, tone, str(start), place, origin, threads, source, config.leave_out, training)
+    origin = {"kind": "adapted", **common, **told}
+    job = AdaptJob(
+        post, tone, str(start), _place(config, "adanet", origin), origin, threads, source, config.leave_out, training
+    )
     return Plan("adapted to this scene without labels (ADANet)", adapt_network, job)
+
+
+def _plan_fine_tuning(
+    post: StoreRef,
+    tone: inference.Tone,
+    *,
+    config: RunConfig,
+    start: Path,
+    common: Mapping[str, Any],
+    threads: int,
+) -> Plan:
+    labels = Labels(str(config.labels), config.labelled_area)
+    files = [name for name in (labels.landslides.split(":")[0], labels.aoi) if name]
+    training = TrainConfig(steps=config.network_steps, **FINE_TUNING)
+    told = {"labels": labels.landslides, "files": [sha256_of(name) for name in files], "training": asdict(training)}
+    origin = {"kind": "fine-tuned", **common, **told}
+    job = FineTuneJob(
+        post, tone, str(start), _place(config, "mffenet", origin), origin, threads, labels, training
+    )
+    return Plan(f"fine-tuned on the labels of the area ({config.labels})", fine_tune_network, job)
 
 
 def _place(config: RunConfig, kind: str, origin: Mapping[str, Any]) -> str:
@@ -131,6 +175,30 @@ def adapt_network(job: AdaptJob) -> None:
     )  # fmt: skip
     told = _adapted_card(card, job, source=source, target=target, rounds=rounds)
     save_model(adapted, Path(job.weights).parent, card=told)
+
+
+def fine_tune_network(job: FineTuneJob) -> None:
+    """Write the weights fine-tuned on the labelled ground, their card with the scores on ground held out.
+
+    Raises: InputError when labels cannot be read, or are too few to train on and to check with.
+    """
+    torch.set_num_threads(job.threads)
+    card = load_card(Path(job.start))
+    labelled = read_labelled_store(job.post, job.labels, cutting=Cutting(reference=card.median_rgb))
+    train, held = split_in_space(labelled, share=HELD_OUT_SHARE)
+    for what, part in (("to train on", train), ("held out to check with", held)):
+        if not ((part.masks == 1).any() and (part.masks == 0).any()):
+            raise InputError(
+                f"labels {job.labels.landslides}: the ground {what} ({len(part)} tiles) does not show landslides and "
+                "other ground; expected both; map more of the scene, or give --labelled-area"
+            )
+    start = load_network(Path(job.start), card)
+    before = judge(start, card, held)
+    watcher = Watcher(on_step=lambda step, _loss: get_worker().log_event(TOPIC, (step, job.config.steps)))
+    tuned = fit(start, train, job.config, watcher=watcher)
+    after = judge(tuned, card, held)
+    told = _tuned_card(card, job, train=train, held=held, before=before, after=after)
+    save_model(tuned, Path(job.weights).parent, card=told)
 
 
 def read_windows(post: StoreRef, tone: inference.Tone, card: ModelCard) -> Tiles:
