@@ -26,7 +26,7 @@ FLAG_NAMES: Final = {
 }
 """Keys as the command line calls them."""
 
-SEVERAL: Final = ("post", "pre", "mask", "pre_mask")
+SEVERAL: Final = ("post", "pre", "mask", "pre_mask", "leave_out")
 """Keys that hold several files: one alone need not be a list."""
 
 
@@ -106,10 +106,12 @@ class RunConfig(Strict):
     """Landslides that were mapped in the area, FILE[:LAYER[,LAYER]]: the network is fine-tuned on them."""
     labelled_area: str | None = None
     """Vector file of the ground that was looked at when they were mapped; None = all of the scene."""
-    adapt: bool = False
-    """Without labels: adapt the network to the scene (ADANet) from the labelled tiles of `source`."""
-    source: str | None = None
-    """Folder of labelled tiles of other events."""
+    adapt: str | None = None
+    """Folder of labelled tiles of other events: without labels here the network is adapted from them (ADANet)."""
+    leave_out: tuple[str, ...] = ()
+    """Events among those tiles that take no part."""
+    network_steps: int = Field(default=120, ge=1)
+    """Steps of the optimiser in fine-tuning or adaptation."""
     threshold: Literal["scene", "card"] | Annotated[float, Field(gt=0, lt=1)] = "scene"
     """Landslide probability from which a pixel is a landslide: a number, the model card's, or the scene's own."""
     min_area_m2: float | None = Field(default=None, ge=0)
@@ -153,8 +155,8 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _has_what_it_learns_from(self) -> RunConfig:
-        if self.adapt and self.source is None:
-            raise ValueError("nothing to adapt from; give --source FOLDER with labelled tiles of other events")
+        if self.leave_out and not self.adapt:
+            raise ValueError("events to leave out, but nothing to adapt from; give --adapt FOLDER as well")
         if self.labelled_area and not self.labels:
             raise ValueError("a labelled area without labels; give --labels FILE[:LAYER] as well")
         return self

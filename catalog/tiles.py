@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import re
 import warnings
@@ -75,6 +76,21 @@ def read_landslide4sense(
     images = [_read_png(folder / split / "images" / f"image_{i}.png", "RGB") for i in ids]
     masks = [(_read_png(folder / split / "masks" / f"mask_{i}.png", "L") > 0).astype(np.uint8) for i in ids]
     return _unplaced(images, masks, events=[blocks[i] for i in ids])
+
+
+def fingerprint(folder: str) -> str:
+    """Digest (sha256, hex) of the names and bytes of all files of a folder: where it lies does not matter.
+
+    Raises: InputError when it is no folder or holds no file.
+    """
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    if not paths:
+        raise InputError(f"tiles: {folder} holds no file; expected a folder of labelled tiles")
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _read_png(path: Path, mode: Literal["RGB", "L"]) -> NDArray[np.uint8]:

@@ -124,9 +124,15 @@ def detect(
     ] = None,
     labelled_area: Annotated[str | None, typer.Option(help="Vector file: the ground that was mapped.")] = None,
     adapt: Annotated[
-        bool | None, typer.Option("--adapt", help="Without labels: adapt the network to the scene (ADANet).")
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Labelled tiles of other events: adapt the network to this scene (ADANet)."
+        ),
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Folder of labelled tiles of other events, to adapt from.")] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(metavar="EVENT...", help="Events among those tiles that take no part.")
+    ] = None,
+    network_steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning or adaptation.")] = None,
     threshold: Annotated[
         str | None, typer.Option(help="Landslide probability that counts: a number, `card`, or `scene` (default).")
     ] = None,
@@ -147,7 +153,8 @@ def detect(
         "post": post, "pre": pre, "mask": mask, "pre_mask": pre_mask, "dem": dem, "dem_reproject": dem_reproject,
         "aoi": aoi, "event": event, "name": name, "sensor": sensor, "post_time_utc": post_time,
         "pre_time_utc": pre_time, "model": model, "labels": labels,
-        "labelled_area": labelled_area, "adapt": adapt, "source": source,
+        "labelled_area": labelled_area, "adapt": adapt, "leave_out": leave_out,
+        "network_steps": network_steps,
         "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd,
         "block_px": block, "root": root, "out": out,
     }  # fmt: skip

@@ -46,7 +46,14 @@ def _story(prepared: steps.Prepared, *, client: Any, threads: int) -> str:  # no
 
     post_ref = run.keep("post", post)
     network = steps.settle_network.submit(prepared, post_ref, client=client, threads=threads)
-    features = {"probability": steps.probability.submit(network, post_ref, client=client, threads=threads)}
+    features = {
+        "probability": steps.probability.submit(  # waits for the network: Prefect resolves a future that it is given
+            network,
+            post_ref,
+            client=client,
+            threads=threads,  # type: ignore[call-overload]
+        )
+    }
     if elevation:
         elevation_ref = run.keep("elevation", elevation)
         features["terrain"] = steps.terrain_features.submit(prepared, elevation_ref, client=client)

@@ -7,7 +7,7 @@ from labelled events. The weights are an artefact of the event, with a card that
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from distributed import get_worker
 
-from catalog import store
+from catalog import store, tiles
+from catalog.config import RunConfig
 from catalog.grid import Grid, Window
 from catalog.schema import InputError
 from catalog.store import StoreRef
@@ -37,8 +38,10 @@ evenly over the scene."""
 MOST_LOOKED_AT: Final = 4 * MOST_WINDOWS
 LEAST_SEEN: Final = 0.5
 """Observed share of a window that is worth adapting to."""
+ALGORITHM_VERSION: Final = 1
+"""Raise it when the same origin gives other weights."""
 TOPIC: Final = "landslidenet-network"
-"""Dask topic on which a worker tells how far it is: {"step", "steps", "loss"}."""
+"""Dask topic on which a worker tells how far it is: steps done, steps in all."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,18 @@ class NetworkJob:
 
     post: StoreRef
     tone: inference.Tone
+    start: str
+    """Weights to start from."""
     weights: str
-    """Of the network to start from."""
-    name: str
-    """Of the new network, and of its files in `folder`."""
-    folder: str
+    """Weights to make; their card lies beside them."""
     origin: Mapping[str, Any]
-    """What the new weights are made of: kept in their card."""
+    """Everything that decides the new weights: their name is its digest, and their card keeps it."""
     threads: int
+
+    @property
+    def name(self) -> str:
+        """Of the new network."""
+        return Path(self.weights).stem
 
 
 @dataclass(frozen=True)
@@ -63,18 +70,53 @@ class AdaptJob(NetworkJob):
 
     source: str
     """Labelled tiles of other events."""
+    leave_out: tuple[str, ...]
+    """Events among them that take no part."""
     config: AdaptConfig
 
 
-def adapt_network(job: AdaptJob) -> dict[str, Any]:
-    """How the adaptation went; weights and card lie in the job's folder afterwards.
+@dataclass(frozen=True)
+class Plan:
+    """How a scene gets its own network."""
+
+    title: str
+    kernel: Callable[..., None]
+    job: NetworkJob
+
+
+def plan_network(
+    post: StoreRef, tone: inference.Tone, *, config: RunConfig, start: Path, card: ModelCard, scene: str, threads: int
+) -> Plan:
+    """Fine-tuning where labels of the area are given, else ADANet.
+
+    scene : digest of the post-event imagery.
+
+    Raises: InputError when labels or tiles cannot be read.
+    """
+    common = {"weights": card.weights_sha256, "scene": scene, "tone": asdict(tone)}
+    training = AdaptConfig(steps=config.network_steps)
+    source = str(config.adapt)
+    told = {"source": tiles.fingerprint(source), "leave_out": config.leave_out, "training": asdict(training)}
+    origin = {**common, **told}
+    place = _place(config, "adanet", origin)
+    job = AdaptJob(post, tone, str(start), place, origin, threads, source, config.leave_out, training)
+    return Plan("adapted to this scene without labels (ADANet)", adapt_network, job)
+
+
+def _place(config: RunConfig, kind: str, origin: Mapping[str, Any]) -> str:
+    """Where an event's own weights lie: beside its products, named by what they are made of."""
+    key = store.store_key(kind, version=ALGORITHM_VERSION, depends_on=origin)
+    return str(Path(config.out).absolute() / config.name / "networks" / f"{key}.safetensors")
+
+
+def adapt_network(job: AdaptJob) -> None:
+    """Write the adapted weights and their card.
 
     Raises: InputError when the source cannot be read or nothing of the scene is observed.
     """
     torch.set_num_threads(job.threads)
-    weights = Path(job.weights)
-    card = load_card(weights)
-    source, start = open_tiles(job.source), load_network(weights, card)
+    card = load_card(Path(job.start))
+    source, start = open_tiles(job.source, left_out=job.leave_out), load_network(Path(job.start), card)
     target = choose_windows(read_windows(job.post, job.tone, card), Predictor(start, card, device="cpu"))
     network = create_model(card.architecture.replace("mffenet", "adanet"))
     network.load_state_dict(start.state_dict(), strict=False)  # the auxiliary output starts afresh
@@ -84,15 +126,11 @@ def adapt_network(job: AdaptJob) -> dict[str, Any]:
         threshold=margin_threshold(
             scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold
         ),
-        on_step=lambda step, losses: _tell(step, job.config.steps, sum(losses.values())),
+        on_step=lambda step, _losses: get_worker().log_event(TOPIC, (step, job.config.steps)),
         on_round=lambda told, _network: rounds.append(told),
     )  # fmt: skip
-    save_model(adapted, Path(job.folder), card=_adapted_card(card, job, source=source, target=target, rounds=rounds))
-    return {"windows": len(target.images), "source_tiles": len(source.images), "rounds": [asdict(r) for r in rounds]}
-
-
-def _tell(step: int, steps: int, loss: float) -> None:
-    get_worker().log_event(TOPIC, {"step": step, "steps": steps, "loss": round(loss, 4)})
+    told = _adapted_card(card, job, source=source, target=target, rounds=rounds)
+    save_model(adapted, Path(job.weights).parent, card=told)
 
 
 def read_windows(post: StoreRef, tone: inference.Tone, card: ModelCard) -> Tiles:

@@ -52,7 +52,7 @@ from catalog.store import StoreRef, store_key
 from models.cards import ModelCard, find_weights, load_card
 from tasks import blocks, change, inference, objects, preprocess, registration, scenario, terrain
 from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance, area_layer, build_inventory
-from tasks.stages import Report, StageRecord, Stopwatch, collect_blocks, run_blocks, run_whole, timed_stage
+from tasks.stages import Report, StageRecord, Stopwatch, collect_blocks, run_alone, run_blocks, run_whole, timed_stage
 from tasks.thresholds import Threshold, scene_threshold
 
 logger = logging.getLogger(__name__)
@@ -377,23 +377,18 @@ def settle_network(prepared: Prepared, post: StoreRef, *, client: Client, thread
 
 def _settle(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> Prepared:
     config = prepared.config
-    if config.labels is None and not config.adapt:
+    if config.labels is None and config.adapt is None:
         return replace(prepared, scenario="as it is: neither labels of the area (--labels) nor --adapt were given")
     plan = scenario.plan_network(
-        post, _tone(prepared, post), weights=prepared.weights, card=prepared.card,
-        scene=prepared.inputs.post.fingerprint(), config=config, threads=threads,
+        post, _tone(prepared, post), config=config, start=prepared.weights, card=prepared.card,
+        scene=prepared.inputs.post.fingerprint(), threads=threads,
     )  # fmt: skip
-    known = plan.weights.is_file()
-    if not known:
-        report = _progress("Network")
-        told = lambda event: report(event[1]["step"], event[1]["steps"])  # noqa: E731
-        client.subscribe_topic(scenario.TOPIC, told)
-        try:
-            client.submit(plan.kernel, plan.job, pure=False).result()
-        finally:
-            client.unsubscribe_topic(scenario.TOPIC)
-    again = "made by an earlier run" if known else "made by this run"
-    return replace(prepared, weights=plan.weights, card=load_card(plan.weights), scenario=f"{plan.title}, {again}")
+    weights = Path(plan.job.weights)
+    again = weights.is_file()
+    if not again:
+        run_alone("network", plan.kernel, plan.job, client=client, topic=scenario.TOPIC, report=_progress("Network"))
+    made = "made by an earlier run of the same inputs" if again else "made by this run"
+    return replace(prepared, weights=weights, card=load_card(weights), scenario=f"{plan.title}, {made}")
 
 
 @task(task_run_name="inference", **RETRY)
