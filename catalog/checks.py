@@ -18,7 +18,7 @@ from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import unary_union
 
-from catalog.config import Event, RunConfig
+from catalog.config import DEFAULT_BLOCK_PX, Event, RunConfig
 from catalog.grid import Bounds, Grid, snap_grid, utm_epsg
 from catalog.items import BAND_INDEX, BASELINE, LOCAL, local_item, search_stac
 from catalog.rasters import RasterInfo, describe_raster, open_raster
@@ -73,6 +73,19 @@ def check_inputs(config: RunConfig) -> Inputs:
     for warning in warnings:
         logger.warning("%s", warning)
     return Inputs(grid, post, pre, dem, aoi, config.event, _not_used(config, pre), tuple(warnings))
+
+
+def check_scene(path: Path, *, sensor_name: str, block_px: int = DEFAULT_BLOCK_PX) -> tuple[Epoch, Grid]:
+    """A post-event file as an epoch, and the grid of its own pixel size over it.
+
+    Raises: InputError when a run with this sensor could not work with the file.
+    """
+    entry = sensor(sensor_name)
+    epoch = Epoch("post", entry.name, (local_item(path, entry).to_dict(transform_hrefs=False),))
+    (info,) = _describe(epoch, entry)
+    epsg = _epsg(info)
+    bounds = _footprint([info], epsg).bounds
+    return epoch, snap_grid(bounds, epsg=epsg, gsd_m=info.gsd_m, block_px=block_px)
 
 
 def check_places(config: RunConfig) -> None:

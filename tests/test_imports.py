@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
-SHELLS = {"tasks.steps", "tasks.blocks", "tasks.stages", "tasks.review"}
+SHELLS = {"tasks.steps", "tasks.blocks", "tasks.stages", "tasks.review", "tasks.samples"}
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
 FLOWS_REACH = {
@@ -17,7 +17,7 @@ FLOWS_REACH = {
     "models.training",  # the configuration of a training
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
-COMPUTING = {"tasks.steps", "tasks.blocks", "tasks.stages", "catalog.store", "catalog.export"}
+COMPUTING = {"tasks.steps", "tasks.blocks", "tasks.stages", "tasks.samples", "catalog.store", "catalog.export"}
 """Where lazy arrays become numbers (docs/adr/0001)."""
 
 
