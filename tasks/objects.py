@@ -68,8 +68,8 @@ class Tally:
     """(n,) pixel sides of the outline beyond which the ground was not observed."""
     variables: Mapping[str, IntArray]
     """Name -> (n, 4): count, sum, min, max of the quantised values; nodata pixels do not count."""
-    histogram: IntArray
-    """(n, HISTOGRAM_BINS) pixels by slope; (n, 0) without slope."""
+    histogram: NDArray[np.int32]
+    """(n, HISTOGRAM_BINS) pixels by slope; (n, 0) without slope. The largest part of a tally, hence of 32 bits."""
 
     def take(self, which: BoolArray | IntArray) -> Tally:
         """Some of the objects, by a mask or by row numbers."""
@@ -189,7 +189,7 @@ def _tally(codes: NDArray[np.int32], n: int, origin: tuple[int, int], values: Ma
         outline=outline,
         unseen=unseen,
         variables={name: _quantised(name, value, label, n) for name, value in picked.items()},
-        histogram=np.zeros((n, 0), dtype=np.int64) if slope is None else _histogram(slope, label, n),
+        histogram=np.zeros((n, 0), dtype=np.int32) if slope is None else _histogram(slope, label, n),
     )
 
 
@@ -214,7 +214,7 @@ def _quantised(name: str, value: NDArray[np.float64], label: NDArray[np.int32], 
     return np.stack([np.bincount(label, minlength=n), total, low, high], axis=1)
 
 
-def _histogram(slope: NDArray[np.float64], label: NDArray[np.int32], n: int) -> IntArray:
+def _histogram(slope: NDArray[np.float64], label: NDArray[np.int32], n: int) -> NDArray[np.int32]:
     valid = np.isfinite(slope)
     label, slope = label[valid], slope[valid]
     if slope.size and not (0.0 <= slope.min() and slope.max() <= 90.0):
@@ -222,7 +222,8 @@ def _histogram(slope: NDArray[np.float64], label: NDArray[np.int32], n: int) -> 
             f"slope_deg: got {slope.min():g} to {slope.max():g}; expected 0 to 90 degrees; check its units"
         )
     bins = np.minimum((slope / HISTOGRAM_STEP).astype(np.int64), HISTOGRAM_BINS - 1)
-    return np.bincount(label * HISTOGRAM_BINS + bins, minlength=n * HISTOGRAM_BINS).reshape(n, HISTOGRAM_BINS)
+    counts = np.bincount(label * HISTOGRAM_BINS + bins, minlength=n * HISTOGRAM_BINS)
+    return counts.reshape(n, HISTOGRAM_BINS).astype(np.int32)
 
 
 def _sides_inside(codes: NDArray[np.int32], n: int) -> tuple[IntArray, IntArray]:
@@ -261,13 +262,19 @@ def join_objects(blocks: Sequence[BlockObjects]) -> Objects:
     both = (a > 0) & (b > 0)
     links = sparse.coo_matrix((np.ones(both.sum(), dtype=np.int8), (a[both] - 1, b[both] - 1)), shape=(n, n))
     _, component = sparse.csgraph.connected_components(links, directed=False)
-    order = np.argsort(component, kind="stable")
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(component[order])) + 1])
+    order, starts = _in_reading_order(component, np.concatenate([block.tally.first for block in blocks]))
     tally = _merge([block.tally for block in blocks], outline, unseen, order, starts)
     pieces = np.concatenate([block.polygons for block in blocks])[order]
-    polygons = _dissolve(pieces, starts)
-    rank = np.argsort(tally.first)
-    return Objects(canonical(polygons[rank]), tally.take(rank))
+    return Objects(canonical(_dissolve(pieces, starts)), tally)
+
+
+def _in_reading_order(component: NDArray[np.int32], first: IntArray) -> tuple[IntArray, IntArray]:
+    """The pieces' numbers, object after object in row-major order of first pixels, and where each object starts."""
+    earliest = np.full(component.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(earliest, component, first)
+    rank = np.argsort(np.argsort(earliest))[component]
+    order = np.argsort(rank, kind="stable")
+    return order, np.concatenate([[0], np.flatnonzero(np.diff(rank[order])) + 1])
 
 
 def _check_alike(blocks: Sequence[BlockObjects]) -> None:
@@ -311,8 +318,9 @@ def _bank(blocks: Sequence[BlockObjects], offsets: IntArray, side: str) -> tuple
 def _merge(tallies: Sequence[Tally], outline: IntArray, unseen: IntArray, order: IntArray, starts: IntArray) -> Tally:
     """The tallies of the pieces summed by object; `outline` and `unseen` are the sides found at the seams."""
 
-    def add(parts: Sequence[IntArray]) -> IntArray:
-        return np.add.reduceat(np.concatenate(parts)[order], starts, axis=0)
+    def add(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        column = np.concatenate(parts)[order]
+        return np.add.reduceat(column, starts, axis=0, dtype=column.dtype)
 
     def merge_variable(parts: Sequence[IntArray]) -> IntArray:
         column = np.concatenate(parts)[order]
@@ -332,7 +340,7 @@ def _merge(tallies: Sequence[Tally], outline: IntArray, unseen: IntArray, order:
 
 def _empty_tally() -> Tally:
     none = np.zeros(0, dtype=np.int64)
-    return Tally(none, none, none, none, {}, none.reshape(0, 0))
+    return Tally(none, none, none, none, {}, none.reshape(0, 0).astype(np.int32))
 
 
 def _dissolve(pieces: Geometries, starts: IntArray) -> Geometries:
@@ -371,9 +379,12 @@ def canonical(polygons: Geometries) -> Geometries:
         return polygons
     rings, owner = shapely.get_rings(polygons, return_index=True)
     parts = np.cumsum(shapely.get_num_coordinates(rings)) // VERTICES_AT_ONCE
-    bare = [_corners_only(part) for part in np.split(rings, np.flatnonzero(np.diff(parts)) + 1)]
-    whole: Geometries = shapely.normalize(shapely.polygons(np.concatenate(bare), indices=owner))
-    return whole
+    for part in np.split(np.arange(rings.size), np.flatnonzero(np.diff(parts)) + 1):
+        rings[part] = _corners_only(rings[part])
+    whole = shapely.polygons(rings, indices=owner)
+    del rings
+    normal: Geometries = shapely.normalize(whole)
+    return normal
 
 
 def _corners_only(rings: Geometries) -> Geometries:
@@ -416,8 +427,8 @@ def to_pixels(geometries: Geometries, *, gsd_m: float) -> Geometries:
 def fingerprint(geometries: Sequence[Any] | Geometries) -> str:
     """Digest (sha256, hex) of every coordinate of the geometries, in their order."""
     digest = hashlib.sha256()
-    for wkb in shapely.to_wkb(np.asarray(geometries, dtype=object), byte_order=1):
-        digest.update(wkb)
+    for geometry in geometries:
+        digest.update(shapely.to_wkb(geometry, byte_order=1))
     return digest.hexdigest()
 
 
@@ -427,9 +438,15 @@ def burn(geometries: Sequence[Any] | Geometries, *, origin: tuple[int, int], sha
     `geometries` in absolute pixel coordinates; those outside of the window are left aside.
     """
     inked = np.zeros(shape, dtype=np.uint8)
+    near = meeting(geometries, origin=origin, shape=shape)
+    if near.size:
+        rasterize(near, out=inked, transform=Affine.translation(origin[1], origin[0]), default_value=1)
+    return inked.astype(bool)
+
+
+def meeting(geometries: Sequence[Any] | Geometries, *, origin: tuple[int, int], shape: tuple[int, int]) -> Geometries:
+    """Those of the geometries, in absolute pixel coordinates, that meet a window, or touch it."""
     (row, col), (height, width) = origin, shape
     given = np.asarray(geometries, dtype=object)
-    near = given[shapely.intersects(given, shapely.box(col, row, col + width, row + height))]
-    if near.size:
-        rasterize(near, out=inked, transform=Affine.translation(col, row), default_value=1)
-    return inked.astype(bool)
+    near: Geometries = given[shapely.intersects(given, shapely.box(col, row, col + width, row + height))]
+    return near
