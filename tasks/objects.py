@@ -46,7 +46,7 @@ HISTOGRAM_STEP: Final = 0.5
 """Degrees: a percentile is good to this."""
 
 VERTICES_AT_ONCE: Final = 100_000
-"""Ground with clouds has millions of vertices in a large scene, and `canonical` takes some 150 bytes for each."""
+"""Ground with clouds has millions of vertices in a large scene, and `_corners_only` takes some 150 bytes for each."""
 
 NO_OBJECT, UNSEEN = 0, -1
 """Codes of a border pixel without an object: observed ground, ground not observed. Objects count from 1."""
@@ -89,8 +89,8 @@ class BlockObjects:
 
     origin: tuple[int, int]
     shape: tuple[int, int]
-    polygons: Geometries
-    """(n,) shapely polygons, x = absolute col, y = absolute row."""
+    outlines: NDArray[np.object_]
+    """(n,) polygons as WKB, which takes half the memory of shapely's; x = absolute col, y = absolute row."""
     tally: Tally
     sides: Mapping[str, NDArray[np.int32]]
     """`top`, `bottom`, `left`, `right` -> codes of the border pixels."""
@@ -156,7 +156,7 @@ def extract_objects(
     return BlockObjects(
         origin=origin,
         shape=(landslide.shape[0], landslide.shape[1]),
-        polygons=_outlines(labels, n, origin),
+        outlines=shapely.to_wkb(_outlines(labels, n, origin)),
         tally=_tally(codes, n, origin, values),
         sides={"top": codes[0], "bottom": codes[-1], "left": codes[:, 0].copy(), "right": codes[:, -1].copy()},
     )
@@ -250,7 +250,7 @@ def join_objects(blocks: Sequence[BlockObjects]) -> Objects:
     Raises: InputError when the blocks were extracted with different variables.
     """
     _check_alike(blocks)
-    sizes = [block.polygons.size for block in blocks]
+    sizes = [block.outlines.size for block in blocks]
     offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     n = int(offsets[-1])
     if n == 0:
@@ -264,8 +264,8 @@ def join_objects(blocks: Sequence[BlockObjects]) -> Objects:
     _, component = sparse.csgraph.connected_components(links, directed=False)
     order, starts = _in_reading_order(component, np.concatenate([block.tally.first for block in blocks]))
     tally = _merge([block.tally for block in blocks], outline, unseen, order, starts)
-    pieces = np.concatenate([block.polygons for block in blocks])[order]
-    return Objects(canonical(_dissolve(pieces, starts)), tally)
+    pieces = np.concatenate([block.outlines for block in blocks])[order]
+    return Objects(_dissolve(pieces, starts), tally)
 
 
 def _in_reading_order(component: NDArray[np.int32], first: IntArray) -> tuple[IntArray, IntArray]:
@@ -343,48 +343,50 @@ def _empty_tally() -> Tally:
     return Tally(none, none, none, none, {}, none.reshape(0, 0).astype(np.int32))
 
 
-def _dissolve(pieces: Geometries, starts: IntArray) -> Geometries:
-    """One polygon a group of pieces."""
-    ends = np.append(starts[1:], pieces.size)
-    polygons = pieces[starts]
-    for i in np.flatnonzero(ends - starts > 1):
-        polygons[i] = _union(pieces[starts[i] : ends[i]])
-    return polygons
+def _dissolve(pieces: NDArray[np.object_], starts: IntArray) -> Geometries:
+    """One canonical polygon a group of pieces (WKB): two of the same set of pixels are equal, coordinate by coordinate.
 
+    It has no vertex inside a straight side, and rings from a fixed start and in a fixed direction.
 
-def _union(pieces: Geometries) -> shapely.Polygon:
-    """The polygon that pieces of several blocks make, overlaid on the integer lattice: nothing is rounded elsewhere.
-
-    A hole that stays clear of its piece's bounds lies inside one block, where no other piece reaches: it is put back
-    afterwards. The overlay takes some 500 bytes a vertex, and most vertices of observed ground are those of clouds.
-    """
-    rings, owner = shapely.get_rings(pieces, return_index=True)
-    bounds, outer = shapely.bounds(rings), shapely.bounds(pieces)[owner]
-    inner = (bounds[:, :2] > outer[:, :2]).all(axis=1) & (bounds[:, 2:] < outer[:, 2:]).all(axis=1)
-    joined = shapely.union_all(shapely.polygons(rings[~inner], indices=owner[~inner]), grid_size=1.0)
-    shell, *holes = shapely.get_rings(joined)
-    return shapely.Polygon(shell, [*holes, *rings[inner]])
-
-
-def canonical(polygons: Geometries) -> Geometries:
-    """The polygons, (n,), without vertices inside a straight side, rings from a fixed start and in a fixed direction.
-
-    Two polygons of the same set of pixels become equal, coordinate by coordinate.
-
-    >>> cut = shapely.Polygon([(1, 0), (2, 0), (2, 2), (0, 2), (0, 0)])
-    >>> canonical(np.array([cut], dtype=object))[0].wkt
+    >>> cut = shapely.to_wkb([shapely.Polygon([(1, 0), (2, 0), (2, 2), (0, 2), (0, 0)])])
+    >>> _dissolve(cut, np.array([0]))[0].wkt
     'POLYGON ((0 0, 0 2, 2 2, 2 0, 0 0))'
     """
-    if polygons.size == 0:
-        return polygons
-    rings, owner = shapely.get_rings(polygons, return_index=True)
+    rings, owner = _rings(pieces, starts)
     parts = np.cumsum(shapely.get_num_coordinates(rings)) // VERTICES_AT_ONCE
     for part in np.split(np.arange(rings.size), np.flatnonzero(np.diff(parts)) + 1):
         rings[part] = _corners_only(rings[part])
-    whole = shapely.polygons(rings, indices=owner)
-    del rings
-    normal: Geometries = shapely.normalize(whole)
+    polygons = shapely.polygons(rings, indices=owner)
+    del rings  # as large as the polygons, of which `normalize` makes a copy
+    normal: Geometries = shapely.normalize(polygons)
     return normal
+
+
+def _rings(pieces: NDArray[np.object_], starts: IntArray) -> tuple[Geometries, IntArray]:
+    """Rings of the polygon of each group of pieces, shell first, and the number of the group of each ring."""
+    groups = np.split(pieces, starts[1:])
+    rings = [_union(group) if group.size > 1 else shapely.get_rings(shapely.from_wkb(group)) for group in groups]
+    return np.concatenate(rings), np.repeat(np.arange(starts.size), [part.size for part in rings])
+
+
+def _union(pieces: NDArray[np.object_]) -> Geometries:
+    """The rings, shell first, of the polygon that pieces of several blocks make.
+
+    They are overlaid on the integer lattice: nothing is rounded elsewhere. A hole that stays clear of its piece's
+    bounds lies inside one block, where no other piece reaches: it is kept as it is. The overlay takes some 500 bytes a
+    vertex, and most vertices of observed ground are those of clouds.
+    """
+    clear, across = [], []
+    for piece in pieces:
+        polygon = shapely.from_wkb(piece)
+        rings, (left, low, right, high) = shapely.get_rings(polygon), polygon.bounds
+        x0, y0, x1, y1 = shapely.bounds(rings).T
+        inside = (left < x0) & (low < y0) & (x1 < right) & (y1 < high)
+        clear.append(rings[inside])
+        shell, *holes = rings[~inside]
+        across.append(shapely.Polygon(shell, holes))
+    joined = shapely.union_all(across, grid_size=1.0)
+    return np.concatenate([shapely.get_rings(joined), *clear])
 
 
 def _corners_only(rings: Geometries) -> Geometries:
