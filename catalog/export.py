@@ -115,22 +115,23 @@ def read_preview(product: Product, *, max_px: int = PREVIEW_PX) -> Preview:
     layers = [product.post[b] for b in POST_BANDS] + [product.probability]
     if product.pre is not None:
         layers += [product.pre[b] for b in POST_BANDS]
-    shape = (-(-product.window.shape[0] // factor), -(-product.window.shape[1] // factor))
-    total, seen = (np.zeros((len(layers), *shape), np.float32) for _ in range(2))
-    pixels = np.zeros(shape, np.float32)
-    for window in _windows(product):
-        inside = window.shift(-product.window.y0, -product.window.x0)
-        _add_pooled(pixels, np.ones(window.shape, np.float32), inside, factor)
-        for i, layer in enumerate(layers):
-            values = layer.isel(_isel(window)).compute().to_numpy()
-            valid = np.isfinite(values)
-            _add_pooled(total[i], np.where(valid, values, 0).astype(np.float32), inside, factor)
-            _add_pooled(seen[i], valid.astype(np.float32), inside, factor)
-    # a preview pixel is observed where at least half of its ground was
-    observed = (seen > 0) & (2 * seen >= pixels)
-    mean = np.divide(total, seen, out=np.full_like(total, np.nan), where=observed)
+    mean = np.stack([_averaged(product, layer, factor) for layer in layers])
     transform = product.grid.geobox_of(product.window).transform @ Affine.scale(factor)
     return Preview(mean[:3], mean[4:] if product.pre is not None else None, mean[3], transform, factor)
+
+
+def _averaged(product: Product, layer: xr.DataArray, factor: int) -> FloatArray:
+    """Mean of a layer in each `factor` x `factor` cell of the window; NaN where less than half of it was observed."""
+    shape = (-(-product.window.shape[0] // factor), -(-product.window.shape[1] // factor))
+    total, seen, ground = (np.zeros(shape, np.float32) for _ in range(3))
+    for window in _windows(product):
+        values = layer.isel(_isel(window)).compute().to_numpy()
+        valid = np.isfinite(values)
+        inside = window.shift(-product.window.y0, -product.window.x0)
+        for sums, part in ((total, np.where(valid, values, 0)), (seen, valid), (ground, np.ones_like(valid))):
+            _add_pooled(sums, part.astype(np.float32), inside, factor)
+    observed = (seen > 0) & (2 * seen >= ground)
+    return np.divide(total, seen, out=np.full_like(total, np.nan), where=observed)
 
 
 def _add_pooled(sums: FloatArray, values: FloatArray, window: Window, factor: int) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import Geod
-from shapely import Polygon, box
+from pyproj import Geod, Transformer
+from shapely import LinearRing, Polygon, box, get_coordinates, get_parts
 
 from catalog.config import Event
 from catalog.grid import Grid, Window
@@ -136,21 +136,26 @@ class Product:
         """The product's headline numbers."""
         area = self.landslides["area_m2"]
         counts = self.landslides["confidence"].astype(str).value_counts()
-        observed = self.observed_area.to_crs(4326).geometry
         return Headline(
             count=len(self.landslides),
             area_m2=float(area.sum()),
             largest_m2=float(area.max()) if len(area) else 0.0,
-            observed_m2=float(sum(_geodesic_area(g) for g in observed)),
-            scene_m2=_geodesic_area(self.scene_lonlat),
+            observed_m2=_geodesic_area(self.observed_area.geometry.to_numpy(), epsg=self.grid.epsg),
+            scene_m2=_geodesic_area(self.scene_lonlat, epsg=4326),
             vetoed=len(self.vetoed),
             by_confidence={name: int(counts.get(name, 0)) for name in CONFIDENCE_COLOURS},
         )
 
 
-def _geodesic_area(geometry: Any) -> float:  # noqa: ANN401 - any shapely geometry
-    # normalised: holes run against their outline, else their area would be added
-    return abs(float(_GEOD.geometry_area_perimeter(geometry.normalize())[0]))
+def _geodesic_area(polygons: Any, *, epsg: int) -> float:  # noqa: ANN401 - any shapely polygons
+    """Area, m2, of polygons of a CRS: outlines less holes, ring by ring, as clouds have millions of vertices."""
+    to_degrees = Transformer.from_crs(epsg, 4326, always_xy=True)
+
+    def ring_m2(ring: LinearRing) -> float:
+        return abs(float(_GEOD.polygon_area_perimeter(*to_degrees.transform(*get_coordinates(ring).T))[0]))
+
+    parts = get_parts(polygons)
+    return sum(ring_m2(part.exterior) - sum(map(ring_m2, part.interiors)) for part in parts)
 
 
 def check_product(product: Product) -> None:

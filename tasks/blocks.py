@@ -7,7 +7,7 @@ to `catalog.store.write_block`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -259,8 +259,16 @@ class ClassJob:
 
     target: StoreRef
     post: StoreRef
-    landslides_px: tuple[Any, ...]
-    """Accepted landslides in absolute pixel coordinates (shapely polygons)."""
+    landslides_px: objects.Geometries
+    """(n,) accepted landslides in absolute pixel coordinates (shapely polygons)."""
+
+
+def class_share(job: ClassJob, block: Block) -> ClassJob:
+    """The job with those landslides only that meet the block: a scene's would be sent once a block."""
+    grid = job.target.grid
+    window = grid.window(block)
+    near = objects.meeting(job.landslides_px, origin=_absolute(grid, window), shape=window.shape)
+    return replace(job, landslides_px=near)
 
 
 def class_block(job: ClassJob, block: Block) -> dict[str, Any]:

@@ -46,7 +46,7 @@ HISTOGRAM_STEP: Final = 0.5
 """Degrees: a percentile is good to this."""
 
 VERTICES_AT_ONCE: Final = 100_000
-"""Ground with clouds has millions of vertices in a large scene, and `canonical` takes some 150 bytes for each."""
+"""Ground with clouds has millions of vertices in a large scene, and `_corners_only` takes some 150 bytes for each."""
 
 NO_OBJECT, UNSEEN = 0, -1
 """Codes of a border pixel without an object: observed ground, ground not observed. Objects count from 1."""
@@ -68,8 +68,8 @@ class Tally:
     """(n,) pixel sides of the outline beyond which the ground was not observed."""
     variables: Mapping[str, IntArray]
     """Name -> (n, 4): count, sum, min, max of the quantised values; nodata pixels do not count."""
-    histogram: IntArray
-    """(n, HISTOGRAM_BINS) pixels by slope; (n, 0) without slope."""
+    histogram: NDArray[np.int32]
+    """(n, HISTOGRAM_BINS) pixels by slope; (n, 0) without slope. The largest part of a tally, hence of 32 bits."""
 
     def take(self, which: BoolArray | IntArray) -> Tally:
         """Some of the objects, by a mask or by row numbers."""
@@ -89,8 +89,8 @@ class BlockObjects:
 
     origin: tuple[int, int]
     shape: tuple[int, int]
-    polygons: Geometries
-    """(n,) shapely polygons, x = absolute col, y = absolute row."""
+    outlines: NDArray[np.object_]
+    """(n,) polygons as WKB, which takes half the memory of shapely's; x = absolute col, y = absolute row."""
     tally: Tally
     sides: Mapping[str, NDArray[np.int32]]
     """`top`, `bottom`, `left`, `right` -> codes of the border pixels."""
@@ -156,7 +156,7 @@ def extract_objects(
     return BlockObjects(
         origin=origin,
         shape=(landslide.shape[0], landslide.shape[1]),
-        polygons=_outlines(labels, n, origin),
+        outlines=shapely.to_wkb(_outlines(labels, n, origin)),
         tally=_tally(codes, n, origin, values),
         sides={"top": codes[0], "bottom": codes[-1], "left": codes[:, 0].copy(), "right": codes[:, -1].copy()},
     )
@@ -189,7 +189,7 @@ def _tally(codes: NDArray[np.int32], n: int, origin: tuple[int, int], values: Ma
         outline=outline,
         unseen=unseen,
         variables={name: _quantised(name, value, label, n) for name, value in picked.items()},
-        histogram=np.zeros((n, 0), dtype=np.int64) if slope is None else _histogram(slope, label, n),
+        histogram=np.zeros((n, 0), dtype=np.int32) if slope is None else _histogram(slope, label, n),
     )
 
 
@@ -214,7 +214,7 @@ def _quantised(name: str, value: NDArray[np.float64], label: NDArray[np.int32], 
     return np.stack([np.bincount(label, minlength=n), total, low, high], axis=1)
 
 
-def _histogram(slope: NDArray[np.float64], label: NDArray[np.int32], n: int) -> IntArray:
+def _histogram(slope: NDArray[np.float64], label: NDArray[np.int32], n: int) -> NDArray[np.int32]:
     valid = np.isfinite(slope)
     label, slope = label[valid], slope[valid]
     if slope.size and not (0.0 <= slope.min() and slope.max() <= 90.0):
@@ -222,7 +222,8 @@ def _histogram(slope: NDArray[np.float64], label: NDArray[np.int32], n: int) -> 
             f"slope_deg: got {slope.min():g} to {slope.max():g}; expected 0 to 90 degrees; check its units"
         )
     bins = np.minimum((slope / HISTOGRAM_STEP).astype(np.int64), HISTOGRAM_BINS - 1)
-    return np.bincount(label * HISTOGRAM_BINS + bins, minlength=n * HISTOGRAM_BINS).reshape(n, HISTOGRAM_BINS)
+    counts = np.bincount(label * HISTOGRAM_BINS + bins, minlength=n * HISTOGRAM_BINS)
+    return counts.reshape(n, HISTOGRAM_BINS).astype(np.int32)
 
 
 def _sides_inside(codes: NDArray[np.int32], n: int) -> tuple[IntArray, IntArray]:
@@ -249,7 +250,7 @@ def join_objects(blocks: Sequence[BlockObjects]) -> Objects:
     Raises: InputError when the blocks were extracted with different variables.
     """
     _check_alike(blocks)
-    sizes = [block.polygons.size for block in blocks]
+    sizes = [block.outlines.size for block in blocks]
     offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     n = int(offsets[-1])
     if n == 0:
@@ -261,13 +262,19 @@ def join_objects(blocks: Sequence[BlockObjects]) -> Objects:
     both = (a > 0) & (b > 0)
     links = sparse.coo_matrix((np.ones(both.sum(), dtype=np.int8), (a[both] - 1, b[both] - 1)), shape=(n, n))
     _, component = sparse.csgraph.connected_components(links, directed=False)
-    order = np.argsort(component, kind="stable")
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(component[order])) + 1])
+    order, starts = _in_reading_order(component, np.concatenate([block.tally.first for block in blocks]))
     tally = _merge([block.tally for block in blocks], outline, unseen, order, starts)
-    pieces = np.concatenate([block.polygons for block in blocks])[order]
-    polygons = _dissolve(pieces, starts)
-    rank = np.argsort(tally.first)
-    return Objects(canonical(polygons[rank]), tally.take(rank))
+    pieces = np.concatenate([block.outlines for block in blocks])[order]
+    return Objects(_dissolve(pieces, starts), tally)
+
+
+def _in_reading_order(component: NDArray[np.int32], first: IntArray) -> tuple[IntArray, IntArray]:
+    """The pieces' numbers, object after object in row-major order of first pixels, and where each object starts."""
+    earliest = np.full(component.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(earliest, component, first)
+    rank = np.argsort(np.argsort(earliest))[component]
+    order = np.argsort(rank, kind="stable")
+    return order, np.concatenate([[0], np.flatnonzero(np.diff(rank[order])) + 1])
 
 
 def _check_alike(blocks: Sequence[BlockObjects]) -> None:
@@ -311,8 +318,9 @@ def _bank(blocks: Sequence[BlockObjects], offsets: IntArray, side: str) -> tuple
 def _merge(tallies: Sequence[Tally], outline: IntArray, unseen: IntArray, order: IntArray, starts: IntArray) -> Tally:
     """The tallies of the pieces summed by object; `outline` and `unseen` are the sides found at the seams."""
 
-    def add(parts: Sequence[IntArray]) -> IntArray:
-        return np.add.reduceat(np.concatenate(parts)[order], starts, axis=0)
+    def add(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        column = np.concatenate(parts)[order]
+        return np.add.reduceat(column, starts, axis=0, dtype=column.dtype)
 
     def merge_variable(parts: Sequence[IntArray]) -> IntArray:
         column = np.concatenate(parts)[order]
@@ -332,48 +340,53 @@ def _merge(tallies: Sequence[Tally], outline: IntArray, unseen: IntArray, order:
 
 def _empty_tally() -> Tally:
     none = np.zeros(0, dtype=np.int64)
-    return Tally(none, none, none, none, {}, none.reshape(0, 0))
+    return Tally(none, none, none, none, {}, none.reshape(0, 0).astype(np.int32))
 
 
-def _dissolve(pieces: Geometries, starts: IntArray) -> Geometries:
-    """One polygon a group of pieces."""
-    ends = np.append(starts[1:], pieces.size)
-    polygons = pieces[starts]
-    for i in np.flatnonzero(ends - starts > 1):
-        polygons[i] = _union(pieces[starts[i] : ends[i]])
-    return polygons
+def _dissolve(pieces: NDArray[np.object_], starts: IntArray) -> Geometries:
+    """One canonical polygon a group of pieces (WKB): two of the same set of pixels are equal, coordinate by coordinate.
 
+    It has no vertex inside a straight side, and rings from a fixed start and in a fixed direction.
 
-def _union(pieces: Geometries) -> shapely.Polygon:
-    """The polygon that pieces of several blocks make, overlaid on the integer lattice: nothing is rounded elsewhere.
-
-    A hole that stays clear of its piece's bounds lies inside one block, where no other piece reaches: it is put back
-    afterwards. The overlay takes some 500 bytes a vertex, and most vertices of observed ground are those of clouds.
-    """
-    rings, owner = shapely.get_rings(pieces, return_index=True)
-    bounds, outer = shapely.bounds(rings), shapely.bounds(pieces)[owner]
-    inner = (bounds[:, :2] > outer[:, :2]).all(axis=1) & (bounds[:, 2:] < outer[:, 2:]).all(axis=1)
-    joined = shapely.union_all(shapely.polygons(rings[~inner], indices=owner[~inner]), grid_size=1.0)
-    shell, *holes = shapely.get_rings(joined)
-    return shapely.Polygon(shell, [*holes, *rings[inner]])
-
-
-def canonical(polygons: Geometries) -> Geometries:
-    """The polygons, (n,), without vertices inside a straight side, rings from a fixed start and in a fixed direction.
-
-    Two polygons of the same set of pixels become equal, coordinate by coordinate.
-
-    >>> cut = shapely.Polygon([(1, 0), (2, 0), (2, 2), (0, 2), (0, 0)])
-    >>> canonical(np.array([cut], dtype=object))[0].wkt
+    >>> cut = shapely.to_wkb([shapely.Polygon([(1, 0), (2, 0), (2, 2), (0, 2), (0, 0)])])
+    >>> _dissolve(cut, np.array([0]))[0].wkt
     'POLYGON ((0 0, 0 2, 2 2, 2 0, 0 0))'
     """
-    if polygons.size == 0:
-        return polygons
-    rings, owner = shapely.get_rings(polygons, return_index=True)
+    rings, owner = _rings(pieces, starts)
     parts = np.cumsum(shapely.get_num_coordinates(rings)) // VERTICES_AT_ONCE
-    bare = [_corners_only(part) for part in np.split(rings, np.flatnonzero(np.diff(parts)) + 1)]
-    whole: Geometries = shapely.normalize(shapely.polygons(np.concatenate(bare), indices=owner))
-    return whole
+    for part in np.split(np.arange(rings.size), np.flatnonzero(np.diff(parts)) + 1):
+        rings[part] = _corners_only(rings[part])
+    polygons = shapely.polygons(rings, indices=owner)
+    del rings  # as large as the polygons, of which `normalize` makes a copy
+    normal: Geometries = shapely.normalize(polygons)
+    return normal
+
+
+def _rings(pieces: NDArray[np.object_], starts: IntArray) -> tuple[Geometries, IntArray]:
+    """Rings of the polygon of each group of pieces, shell first, and the number of the group of each ring."""
+    groups = np.split(pieces, starts[1:])
+    rings = [_union(group) if group.size > 1 else shapely.get_rings(shapely.from_wkb(group)) for group in groups]
+    return np.concatenate(rings), np.repeat(np.arange(starts.size), [part.size for part in rings])
+
+
+def _union(pieces: NDArray[np.object_]) -> Geometries:
+    """The rings, shell first, of the polygon that pieces of several blocks make.
+
+    They are overlaid on the integer lattice: nothing is rounded elsewhere. A hole that stays clear of its piece's
+    bounds lies inside one block, where no other piece reaches: it is kept as it is. The overlay takes some 500 bytes a
+    vertex, and most vertices of observed ground are those of clouds.
+    """
+    clear, across = [], []
+    for piece in pieces:
+        polygon = shapely.from_wkb(piece)
+        rings, (left, low, right, high) = shapely.get_rings(polygon), polygon.bounds
+        x0, y0, x1, y1 = shapely.bounds(rings).T
+        inside = (left < x0) & (low < y0) & (x1 < right) & (y1 < high)
+        clear.append(rings[inside])
+        shell, *holes = rings[~inside]
+        across.append(shapely.Polygon(shell, holes))
+    joined = shapely.union_all(across, grid_size=1.0)
+    return np.concatenate([shapely.get_rings(joined), *clear])
 
 
 def _corners_only(rings: Geometries) -> Geometries:
@@ -416,8 +429,8 @@ def to_pixels(geometries: Geometries, *, gsd_m: float) -> Geometries:
 def fingerprint(geometries: Sequence[Any] | Geometries) -> str:
     """Digest (sha256, hex) of every coordinate of the geometries, in their order."""
     digest = hashlib.sha256()
-    for wkb in shapely.to_wkb(np.asarray(geometries, dtype=object), byte_order=1):
-        digest.update(wkb)
+    for geometry in geometries:
+        digest.update(shapely.to_wkb(geometry, byte_order=1))
     return digest.hexdigest()
 
 
@@ -427,9 +440,15 @@ def burn(geometries: Sequence[Any] | Geometries, *, origin: tuple[int, int], sha
     `geometries` in absolute pixel coordinates; those outside of the window are left aside.
     """
     inked = np.zeros(shape, dtype=np.uint8)
+    near = meeting(geometries, origin=origin, shape=shape)
+    if near.size:
+        rasterize(near, out=inked, transform=Affine.translation(origin[1], origin[0]), default_value=1)
+    return inked.astype(bool)
+
+
+def meeting(geometries: Sequence[Any] | Geometries, *, origin: tuple[int, int], shape: tuple[int, int]) -> Geometries:
+    """Those of the geometries, in absolute pixel coordinates, that meet a window, or touch it."""
     (row, col), (height, width) = origin, shape
     given = np.asarray(geometries, dtype=object)
-    near = given[shapely.intersects(given, shapely.box(col, row, col + width, row + height))]
-    if near.size:
-        rasterize(near, out=inked, transform=Affine.translation(col, row), default_value=1)
-    return inked.astype(bool)
+    near: Geometries = given[shapely.intersects(given, shapely.box(col, row, col + width, row + height))]
+    return near

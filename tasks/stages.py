@@ -30,6 +30,9 @@ AHEAD: Final = 2
 Report = Callable[[int, int], None]
 """Called with blocks done and blocks in all."""
 
+Share = Callable[[Any, Block], object]
+"""What of a job a block is sent."""
+
 
 @dataclass(frozen=True)
 class StageRecord:
@@ -99,6 +102,11 @@ def timed_whole(kernel: Callable[..., Any], job: object) -> tuple[Any, float]:
     return kernel(job), time.thread_time() - started
 
 
+def whole(job: object, _block: Block) -> object:
+    """The job as it is: the share of a block where all blocks need the same."""
+    return job
+
+
 def run_blocks(
     stage: str,
     kernel: Callable[..., dict[str, Any]],
@@ -107,8 +115,11 @@ def run_blocks(
     target: StoreRef,
     client: Client,
     report: Report,
+    share: Share = whole,
 ) -> StageRecord:
     """The record of a stage whose kernel writes each block of `target`; finished blocks are skipped.
+
+    A worker gets `share(job, block)` for its job, so that what is sent need not grow with the scene.
 
     Raises: StoreError naming the block that failed; the finished ones stay done.
     """
@@ -117,7 +128,8 @@ def run_blocks(
     total = len(target.grid.blocks)
     with PeakMemory() as memory:
         started, cpu_s, entries = time.perf_counter(), 0.0, []
-        for done, (_, entry, block_cpu_s) in enumerate(_map(stage, kernel, job, pending, client=client), start=1):
+        results = _map(stage, kernel, job, pending, client=client, share=share)
+        for done, (_, entry, block_cpu_s) in enumerate(results, start=1):
             entries.append(entry)
             cpu_s += block_cpu_s
             report(total - len(pending) + done, total)
@@ -168,6 +180,7 @@ def _map(
     blocks: Sequence[Block],
     *,
     client: Client,
+    share: Share = whole,
 ) -> Iterator[tuple[Block, Any, float]]:
     """Blocks with their results and CPU seconds, as they come.
 
@@ -178,7 +191,8 @@ def _map(
     named: dict[Any, Block] = {}
 
     def submit(block: Block) -> Any:  # noqa: ANN401 - distributed.Future
-        future = client.submit(timed_block, kernel, job, block, pure=False, key=f"{stage}-{block.id}-{time.time_ns()}")
+        key = f"{stage}-{block.id}-{time.time_ns()}"
+        future = client.submit(timed_block, kernel, share(job, block), block, pure=False, key=key)
         named[future.key] = block
         return future
 
@@ -252,7 +266,7 @@ class Stopwatch:
 
     def __exit__(self, *_: object) -> None:
         self._memory.__exit__()
-        _give_back_freed_memory()
+        give_back_freed_memory()
 
     def record(self) -> StageRecord:
         """What it cost so far."""
@@ -262,7 +276,7 @@ class Stopwatch:
         )
 
 
-def _give_back_freed_memory() -> None:
+def give_back_freed_memory() -> None:
     """Return to the system what was freed: glibc keeps small pieces, such as those that polygons are made of."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
     if trim is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -52,7 +52,17 @@ from catalog.store import StoreRef, store_key
 from models.cards import ModelCard, find_weights, load_card
 from tasks import blocks, change, inference, objects, preprocess, registration, scenario, terrain
 from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance, area_layer, build_inventory
-from tasks.stages import Report, StageRecord, Stopwatch, collect_blocks, run_alone, run_blocks, run_whole, timed_stage
+from tasks.stages import (
+    Report,
+    StageRecord,
+    Stopwatch,
+    collect_blocks,
+    give_back_freed_memory,
+    run_alone,
+    run_blocks,
+    run_whole,
+    timed_stage,
+)
 from tasks.thresholds import Threshold, scene_threshold
 
 logger = logging.getLogger(__name__)
@@ -457,26 +467,38 @@ def inventory(run: Run, *, client: Client) -> Inventory:
         "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=_progress("Objects")
     )
     run.records.append(record)
-    with timed_stage("join", run.records):
-        found = objects.join_objects([piece for piece, _ in pieces])
-        area_px = objects.join_area([area for _, area in pieces])
+    with timed_stage("join", run.records):  # what is joined is let go: it takes more memory than the result
+        slides, grounds = (list(part) for part in zip(*pieces, strict=True))
+        del pieces
+        observed_area, window = _observed_area(grounds, grid)
+        del grounds
+        give_back_freed_memory()
         version = next_version(Path(prepared.config.out), prepared.config.name)
         landslides, vetoed = build_inventory(
-            found,
+            objects.join_objects(slides),
             gsd_m=grid.gsd_m,
             epsg=grid.epsg,
             provenance=_provenance(run, version, threshold=run.threshold.probability),
             previous=latest_landslides(Path(prepared.config.out), prepared.config.name),
         )
-        observed_area = area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg)
+        del slides
+    classes = _burn_classes(run, landslides, client=client)
+    return Inventory(version, landslides, vetoed, observed_area, classes, window)
+
+
+def _observed_area(pieces: Sequence[objects.BlockObjects], grid: Grid) -> tuple[gpd.GeoDataFrame, Window]:
+    """The observed ground as a layer of one row, and the window of the grid that holds it.
+
+    Raises: InputError when nothing was observed.
+    """
+    area_px = objects.join_area(pieces)
     if area_px.is_empty:
         raise InputError(
             "post imagery: no pixel is observed; check the mask, the nodata value and the area of interest"
         )
     left, top, right, bottom = (round(v) for v in area_px.bounds)
     window = Window(top - grid.row0, left - grid.col0, bottom - grid.row0, right - grid.col0)
-    classes = _burn_classes(run, landslides, client=client)
-    return Inventory(version, landslides, vetoed, observed_area, classes, window)
+    return area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg), window
 
 
 def _provenance(run: Run, version: int, *, threshold: float) -> Provenance:
@@ -505,13 +527,16 @@ def _dates(epoch: scenes.Epoch) -> str:
 
 def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> StoreRef:
     grid = run.prepared.grid
-    outlines = tuple(objects.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m))
+    outlines = objects.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m)
     target = run.prepared.target(
         "class", (LANDSLIDE_CLASS,), grid=grid,
         depends_on={"post": run.stores["post"].key, "outlines": objects.fingerprint(outlines)},
     )  # fmt: skip
     job = blocks.ClassJob(target, run.stores["post"], outlines)
-    record = run_blocks("class", blocks.class_block, job, target=target, client=client, report=_progress("Class"))
+    record = run_blocks(
+        "class", blocks.class_block, job, target=target, client=client, report=_progress("Class"),
+        share=blocks.class_share,
+    )  # fmt: skip
     run.records.append(record)
     return target
 

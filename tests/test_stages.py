@@ -52,6 +52,12 @@ def refuse_the_file(ref, block):
     raise InputError("post.tif: cannot be read")
 
 
+def write_share(share, block):
+    ref, named = share
+    assert named == block.id
+    return write(ref, block)
+
+
 def place(ref, block):
     time.sleep(0.2 if block == ref.grid.blocks[0] else 0)  # the first is done last
     return block.id
@@ -86,6 +92,14 @@ def test_run_blocks_again_does_the_missing_blocks_only(target, client):
     kept = len(store.read_ledger(target))
     record = run(write, target, client)
     assert record.blocks_done_before == kept
+    assert store.is_complete(target)
+
+
+def test_run_blocks_sends_a_block_its_share_of_the_job(target, client):
+    run_blocks(
+        "stage", write_share, target, target=target, client=client, report=lambda done, total: None,
+        share=lambda ref, block: (ref, block.id),
+    )  # fmt: skip
     assert store.is_complete(target)
 
 
