@@ -7,9 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import geopandas as gpd
 import numpy as np
-import shapely
 import torch
 
 from catalog.schema import InputError
@@ -29,7 +27,7 @@ from models.cards import WEIGHTS_DIR, ModelCard, load_card, save_model
 from models.registry import MODELS, create_model
 from models.training import TrainConfig, Watcher, fit, predict_margins
 from tasks.appearance import render
-from tasks.evaluation import PixelCounts, area_error, object_scores, pixel_scores, scores
+from tasks.evaluation import PixelCounts, area_error, clip, object_scores, pixel_scores, scores
 from tasks.simulation import simulate
 
 THRESHOLDS: Final = tuple(round(0.02 * k, 2) for k in range(5, 40))
@@ -72,19 +70,9 @@ def evaluate_product(product: Path, *, truth: str, aoi: Path | None, valid: Path
         result: dict[str, Any] = {"product": str(product), "truth": truth, "pixels": scores(counts)}
         if isinstance(reference, Path):
             return result
-        ground = shapely.union_all(valid_ground(mapped.classes, aoi=area, valid=seen).geometry.to_numpy())
-        return result | _compare_objects(mapped.outlines(), reference, ground=ground)
-
-
-def _compare_objects(
-    predicted: gpd.GeoDataFrame, reference: gpd.GeoDataFrame, *, ground: shapely.Geometry
-) -> dict[str, Any]:
-    shapely.prepare(ground)
-    near = reference[shapely.intersects(reference.geometry.to_numpy(), ground)]
-    return {
-        "objects": object_scores(predicted, near, valid=ground),
-        "area": area_error(predicted, near, valid=ground),
-    }
+        ground = valid_ground(mapped.classes, aoi=area, valid=seen)
+        layers = clip(mapped.outlines(), ground), clip(reference, ground)
+        return result | {"objects": object_scores(*layers), "area": area_error(*layers)}
 
 
 def list_models() -> list[dict[str, Any]]:

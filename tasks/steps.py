@@ -561,7 +561,7 @@ def publish(run: Run, found: Inventory) -> str:
             landslide_class=store.open_store(found.landslide_class)["landslide_class"],
             disagreement=probability["disagreement"],
             post=store.open_store(run.stores["post"]),
-            pre=store.open_store(run.stores["pre"]) if "pre" in run.stores else None,
+            pre=store.open_store(run.stores["pre"]) if run.pre_used else None,
             post_time_utc=inputs.post.time_range_utc,
             used=_used(run),
             not_used=_not_used(run),
