@@ -11,6 +11,7 @@ from catalog.config import RunConfig, parse_config
 from catalog.events import with_event
 from flows.cluster import dask_client, network_threads
 from tasks import steps
+from tasks.story import Prepared, Run
 
 
 def _run_name() -> str:
@@ -38,8 +39,8 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
         return _story(prepared, client=client, threads=network_threads(config.cluster))
 
 
-def _story(prepared: steps.Prepared, *, client: Any, threads: int) -> str:  # noqa: ANN401 - distributed.Client
-    inputs, run = prepared.inputs, steps.Run(prepared)
+def _story(prepared: Prepared, *, client: Any, threads: int) -> str:  # noqa: ANN401 - distributed.Client
+    inputs, run = prepared.inputs, Run(prepared)
     post = steps.ingest.submit(prepared, inputs.post, client=client)
     pre = steps.ingest.submit(prepared, inputs.pre, client=client) if inputs.pre else None
     elevation = steps.ingest_elevation.submit(prepared, client=client) if inputs.dem else None

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from distributed import get_worker
+from numpy.typing import NDArray
+from scipy.special import logit
 
 from catalog import store, tiles
 from catalog.config import RunConfig
@@ -24,14 +26,15 @@ from catalog.schema import InputError
 from catalog.store import StoreRef
 from models.adaptation import AdaptConfig, Round, adapt
 from models.augment import Augmentation, Tiles
+from models.calibration import Calibration
 from models.cards import ModelCard, load_card, load_network, save_model
 from models.predictor import Predictor
 from models.registry import create_model
 from models.training import TrainConfig, Watcher, fit
 from tasks import inference
-from tasks.learning import judge
+from tasks.learning import Judgement, judge
 from tasks.samples import Cutting, Labels, open_tiles, read_labelled_store, split_in_space
-from tasks.thresholds import margin_threshold
+from tasks.thresholds import RESOLUTION, margin_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -141,9 +144,7 @@ def _plan_fine_tuning(
     training = TrainConfig(steps=config.network_steps, **FINE_TUNING)
     told = {"labels": labels.landslides, "files": [sha256_of(name) for name in files], "training": asdict(training)}
     origin = {"kind": "fine-tuned", **common, **told}
-    job = FineTuneJob(
-        post, tone, str(start), _place(config, "mffenet", origin), origin, threads, labels, training
-    )
+    job = FineTuneJob(post, tone, str(start), _place(config, "mffenet", origin), origin, threads, labels, training)
     return Plan(f"fine-tuned on the labels of the area ({config.labels})", fine_tune_network, job)
 
 
@@ -193,11 +194,11 @@ def fine_tune_network(job: FineTuneJob) -> None:
                 "other ground; expected both; map more of the scene, or give --labelled-area"
             )
     start = load_network(Path(job.start), card)
-    before = judge(start, card, held)
+    before = judge(_margins(start, card, held), held.masks)
     watcher = Watcher(on_step=lambda step, _loss: get_worker().log_event(TOPIC, (step, job.config.steps)))
     tuned = fit(start, train, job.config, watcher=watcher)
-    after = judge(tuned, card, held)
-    told = _tuned_card(card, job, train=train, held=held, before=before, after=after)
+    after = judge(_margins(tuned, card, held), held.masks)
+    told = _tuned_card(card, job, tiles=(len(train), len(held)), before=before, after=after)
     save_model(tuned, Path(job.weights).parent, card=told)
 
 
@@ -251,6 +252,35 @@ def choose_windows(windows: Tiles, predictor: Predictor) -> Tiles:
     return windows.take(np.sort(np.concatenate([most, even])))
 
 
+def _margins(network: torch.nn.Module, card: ModelCard, held: Tiles) -> NDArray[np.float64]:
+    """Margins (N, H, W) of tiles at the imagery's pixel size, seen as in a run."""
+    bare = replace(card, calibration=Calibration(scale=1.0, bias=0.0, prevalence=0.0))
+    probability = Predictor(network, bare, device="cpu").predict(held.images, gsd_m=float(held.gsd_m[0]))
+    return np.asarray(logit(probability.astype(np.float64).clip(RESOLUTION, 1 - RESOLUTION)))
+
+
+def _tuned_card(
+    card: ModelCard, job: FineTuneJob, *, tiles: tuple[int, int], before: Judgement, after: Judgement
+) -> dict[str, Any]:
+    """The card of a network that was fine-tuned in this scene."""
+    trained, held = tiles
+    told = replace(
+        card,
+        name=job.name,
+        data=f"{card.data}. Fine-tuned on {trained} tiles of {job.post.event_id}, labelled by {job.labels.landslides}",
+        split=f"{trained} tiles to train on, {held} on other ground of the scene to check with; calibrated on every "
+        "second of those, ECE on the others, threshold by F1 on all of them; the last step's weights",
+        training=asdict(job.config),
+        calibration=after.calibration,
+        threshold=after.threshold,
+        metrics={f"held_out_{name}": value for name, value in after.scores.items()}
+        | {f"held_out_{name}_before": value for name, value in before.scores.items()},
+        limits=(*card.limits, f"Made for {job.post.event_id}: on other scenes use the weights it started from."),
+        origin=dict(job.origin),
+    )
+    return _values(told)
+
+
 def _adapted_card(
     card: ModelCard, job: AdaptJob, *, source: Tiles, target: Tiles, rounds: list[Round]
 ) -> dict[str, Any]:
@@ -270,5 +300,9 @@ def _adapted_card(
         limits=(*card.limits, f"Made for {job.post.event_id}: on other scenes use the weights it started from."),
         origin=dict(job.origin),
     )
-    values = {name: getattr(told, name) for name in told.__dataclass_fields__}
-    return {name: value for name, value in values.items() if name != "weights_sha256"}
+    return _values(told)
+
+
+def _values(card: ModelCard) -> dict[str, Any]:
+    """What `save_model` is told: the digest of the weights is its own to find."""
+    return {field.name: getattr(card, field.name) for field in fields(card) if field.name != "weights_sha256"}

@@ -8,16 +8,35 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
-SHELLS = {"tasks.steps", "tasks.blocks", "tasks.stages", "tasks.review", "tasks.samples"}
+SHELLS = {
+    "tasks.steps",
+    "tasks.blocks",
+    "tasks.stages",
+    "tasks.review",
+    "tasks.samples",
+    "tasks.story",
+    "tasks.pairing",
+    "tasks.scenario",
+    "tasks.learning",
+}
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
 FLOWS_REACH = {
     "catalog.config", "catalog.events", "catalog.schema",  # what a run is told, and the errors it is told
-    "tasks.steps", "tasks.review",
+    "tasks.steps", "tasks.story", "tasks.review", "tasks.learning",
     "models.training",  # the configuration of a training
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
-COMPUTING = {"tasks.steps", "tasks.blocks", "tasks.stages", "tasks.samples", "catalog.store", "catalog.export"}
+COMPUTING = {
+    "tasks.steps",
+    "tasks.blocks",
+    "tasks.stages",
+    "tasks.samples",
+    "tasks.pairing",
+    "tasks.scenario",
+    "catalog.store",
+    "catalog.export",
+}
 """Where lazy arrays become numbers (docs/adr/0001)."""
 
 
