@@ -9,16 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
 SHELLS = {
-    "tasks.steps",
-    "tasks.blocks",
-    "tasks.stages",
-    "tasks.review",
-    "tasks.samples",
-    "tasks.story",
-    "tasks.pairing",
-    "tasks.scenario",
-    "tasks.learning",
-}
+    "tasks.steps", "tasks.story", "tasks.pairing", "tasks.scenario", "tasks.blocks", "tasks.stages", "tasks.samples",
+    "tasks.learning", "tasks.review",
+}  # fmt: skip
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
 FLOWS_REACH = {
@@ -28,15 +21,9 @@ FLOWS_REACH = {
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
 COMPUTING = {
-    "tasks.steps",
-    "tasks.blocks",
-    "tasks.stages",
-    "tasks.samples",
-    "tasks.pairing",
-    "tasks.scenario",
-    "catalog.store",
-    "catalog.export",
-}
+    "tasks.steps", "tasks.blocks", "tasks.stages", "tasks.samples", "tasks.pairing", "tasks.scenario",
+    "catalog.store", "catalog.export",
+}  # fmt: skip
 """Where lazy arrays become numbers (docs/adr/0001)."""
 
 
