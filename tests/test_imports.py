@@ -8,13 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
-SHELLS = {"tasks.steps", "tasks.blocks", "tasks.stages", "tasks.review"}
+SHELLS = {"tasks.steps", "tasks.blocks", "tasks.stages", "tasks.review", "tasks.learning"}
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
 FLOWS_REACH = {
     "catalog.config", "catalog.events", "catalog.schema",  # what a run is told, and the errors it is told
-    "tasks.steps", "tasks.review",
-    "models.training",  # the configuration of a training
+    "tasks.steps", "tasks.review", "tasks.learning",
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
 COMPUTING = {"tasks.steps", "tasks.blocks", "tasks.stages", "catalog.store", "catalog.export"}
