@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,7 +24,9 @@ FLAG_NAMES: Final = {
     "gsd": "gsd_m",
     "block": "block_px",
 }
-"""Keys as the command line calls them."""
+"""Keys of a detection as the command line calls them."""
+
+TRAINING_FLAG_NAMES: Final = {"crop": "crop_px", "loss": "losses"}
 
 SEVERAL: Final = ("post", "pre", "mask", "pre_mask", "leave_out")
 """Keys that hold several files: one alone need not be a list."""
@@ -167,16 +169,81 @@ class RunConfig(Strict):
         return min(INNER_CHUNK_PX, self.block_px)
 
 
+class TrainRun(Strict):
+    """Everything a training is told; the numbers' defaults are those of `models.training.TrainConfig`."""
+
+    tiles: str
+    """Folder of labelled tiles."""
+    out: str
+    """Folder for weights, card and plots: one training each."""
+    model: str = DEFAULT_MODEL
+    """A registered architecture."""
+    hold_out: tuple[str, ...] = ("B",)
+    """Events (Landslide4Sense: letters of id blocks) that take no part; B looks like Hokkaido."""
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(default=900, ge=1)
+    batch: int = Field(default=16, ge=2)
+    """Crops a step: batch statistics need two."""
+    crop_px: int = Field(default=192, ge=64, multiple_of=16)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    losses: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {"boundary": 1.0, "dice": 1.0}
+    """Weight by name of `models.losses.LOSSES`."""
+    epoch_steps: int = Field(default=90, ge=1)
+    """Steps after which the network is validated and the state saved."""
+    patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better validation F1 after which training stops; None = never."""
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        """`boundary`, `["boundary=1", "dice=0.5"]` or weights by name."""
+        if not isinstance(value, str | list | tuple):
+            return value
+        pairs = [str(word).partition("=") for word in ([value] if isinstance(value, str) else value)]
+        if len({name for name, _, _ in pairs}) < len(pairs):
+            raise ValueError("a loss is given twice; expected each NAME=WEIGHT once")
+        return {name: weight if equals else 1.0 for name, equals, weight in pairs}
+
+    @field_validator("hold_out", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """`A,B` is a list of two, an empty text of none."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 def parse_config(values: Mapping[str, Any]) -> RunConfig:
     """The checked configuration of keys and values; keys may be the flags' names (see `as_keys`).
 
     Raises: InputError naming each key that does not fit, what was expected and what was got.
     """
+    return _parse(RunConfig, as_keys(values))
+
+
+def parse_training(values: Mapping[str, Any]) -> TrainRun:
+    """The checked configuration of a training; keys may be the flags' names.
+
+    Raises: InputError naming each key that does not fit, what was expected and what was got.
+
+    >>> parse_training({"tiles": "tiles", "out": "out", "crop": 128, "loss": ["dice", "focal=0.5"]}).losses
+    {'dice': 1.0, 'focal': 0.5}
+    """
+    return _parse(TrainRun, as_training_keys(values))
+
+
+Config = TypeVar("Config", bound=Strict)
+
+
+def _parse(kind: type[Config], values: Mapping[str, Any]) -> Config:
     try:
-        return RunConfig.model_validate(as_keys(values))
+        return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        lines = [_explain(detail, known=kind.model_fields) for detail in error.errors()]
         raise InputError("configuration: " + "; ".join(lines)) from None
+
+
+def as_training_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values under the keys of `TrainRun`. Raises: InputError when a value is given twice."""
+    return _renamed(values, TRAINING_FLAG_NAMES)
 
 
 def as_keys(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,36 +257,38 @@ def as_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     >>> as_keys({"post": "a.tif", "block": 512, "workers": 2})
     {'post': ('a.tif',), 'block_px': 512, 'cluster': {'workers': 2}}
     """
+    told = _renamed(values, FLAG_NAMES)
+    told |= {key: (told[key],) for key in SEVERAL if isinstance(told.get(key), str)}
+    if isinstance(told.get("cluster"), str):
+        told["cluster"] = {"address": told["cluster"]}
+    stated = told.get("cluster", {})
+    placed = {key: told.pop(key) for key in ("workers", "threads") if key in told}
+    if not placed or not isinstance(stated, Mapping):
+        return told  # a cluster of another type is refused with the other keys
+    if twice := sorted(placed.keys() & stated.keys()):
+        raise InputError(f"configuration: `{twice[0]}` is given twice (also in `cluster`); keep one of them")
+    return {**told, "cluster": {**stated, **placed}}
+
+
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    cluster: dict[str, Any] = {}
     for name, value in values.items():
         plain = str(name).replace("-", "_")
-        key = FLAG_NAMES.get(plain, plain)
-        if key in told or key in cluster:
+        key = names.get(plain, plain)
+        if key in told:
             raise InputError(f"configuration: `{name}` is given twice (also as `{key}`); keep one of them")
-        if key in ("workers", "threads"):
-            cluster[key] = value
-        elif key == "cluster" and isinstance(value, str):
-            told[key] = {"address": value}
-        else:
-            told[key] = (value,) if key in SEVERAL and isinstance(value, str) else value
-    if not cluster:
-        return told
-    stated = told.get("cluster", {})
-    if not isinstance(stated, Mapping):
-        return told  # refused with the other keys, by its type
-    if twice := sorted(cluster.keys() & stated.keys()):
-        raise InputError(f"configuration: `{twice[0]}` is given twice (also in `cluster`); keep one of them")
-    return {**told, "cluster": {**stated, **cluster}}
+        told[key] = value
+    return told
 
 
-def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+def _explain(detail: Any, *, known: Iterable[str]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     key = ".".join(str(part) for part in detail["loc"]) or "run"
     if detail["type"] == "missing" and key == "name":
         return "the run has no name; pass --name EVENT_ID or --event FILE|ID, or a `name` in the configuration"
+    if detail["type"] == "missing":
+        return f"`{key}` is missing; pass --{key}, or `{key}` in the configuration"
     if detail["type"] == "extra_forbidden":
-        known = ", ".join(RunConfig.model_fields)
-        return f"unknown key `{key}`; expected one of: {known}"
+        return f"unknown key `{key}`; expected one of: {', '.join(known)}"
     return f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (got {detail['input']!r:.80})"
 
 

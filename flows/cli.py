@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from typer.core import TyperCommand
 
-from catalog.config import SEVERAL, RunConfig, as_keys, parse_config
+from catalog.config import SEVERAL, RunConfig, TrainRun, as_keys, as_training_keys, parse_config, parse_training
 from catalog.schema import InputError, LandslideError
 
 app = typer.Typer(
@@ -94,7 +94,11 @@ def _read_config(path: Path | None) -> dict[str, Any]:
         raise InputError(f"configuration {path}: cannot be read ({error}); expected a YAML file") from error
     if not isinstance(values, dict):
         raise InputError(f"configuration {path}: got {type(values).__name__}; expected keys and values")
-    return as_keys(values)
+    return values
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.items() if value is not None}
 
 
 @app.command(cls=ManyFiles)
@@ -158,11 +162,11 @@ def detect(
         "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd,
         "block_px": block, "root": root, "out": out,
     }  # fmt: skip
-    values = _read_config(config) | {key: value for key, value in flags.items() if value is not None}
-    placed = {"address": cluster, "workers": workers, "threads": threads}
+    values = as_keys(_read_config(config)) | _given(flags)
+    placed = _given({"address": cluster, "workers": workers, "threads": threads})
     stated = values.get("cluster") or {}
     if isinstance(stated, dict):
-        values["cluster"] = stated | {key: value for key, value in placed.items() if value is not None}
+        values["cluster"] = stated | placed
     folder = run_detect(values)
     if as_json:
         typer.echo(json.dumps(json.loads((folder / "run.json").read_text(encoding="utf-8"))))
@@ -177,28 +181,30 @@ def run_detect(values: dict[str, Any]) -> Path:
 
 
 def _in_flow(config: RunConfig) -> Path:
-    """Run the flow with progress bars on stderr; without a Prefect server one is started for the run.
+    """Run the flow; inputs are checked first, so that a bad one is a message within seconds; the flow checks again."""
+    from flows.detect import detect as detect_flow
+    from tasks.steps import check, following
 
-    Inputs are checked before that, so that a bad one is a message within seconds; the flow checks again.
-    """
+    check(config)
+    with _flow_run() as follow, following(follow):
+        return Path(detect_flow(config))
+
+
+@contextmanager
+def _flow_run() -> Iterator[Follow]:
+    """Progress bars on stderr; without a Prefect server one is started for the run."""
     from prefect.settings import (
         PREFECT_SERVER_ANALYTICS_ENABLED,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
         temporary_settings,
     )
 
-    from flows.detect import detect as detect_flow
-    from tasks.steps import check, following
-
-    check(config)
-    with (
-        progress_bars() as follow,
-        following(follow),
-        temporary_settings(
-            {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S, PREFECT_SERVER_ANALYTICS_ENABLED: False}
-        ),
-    ):
-        return Path(detect_flow(config))
+    server = {
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S,
+        PREFECT_SERVER_ANALYTICS_ENABLED: False,
+    }
+    with progress_bars() as follow, temporary_settings(server):
+        yield follow
 
 
 @app.command()
@@ -312,22 +318,86 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     out_console.print(table, soft_wrap=False)
 
 
+def _default(key: str) -> str:
+    """A default of a training, as `--help` shows it."""
+    return str(TrainRun.model_fields[key].default)
+
+
 @app.command()
 def train(
-    tiles: Annotated[Path, typer.Option(help="Folder of the Landslide4Sense RGB tiles.")],
-    out: Annotated[Path, typer.Option(help="Folder for weights and model card.")],
-    model: Annotated[str, typer.Option(help="Registered architecture.")] = "mffenet-lite0",
-    seed: Annotated[int, typer.Option(help="Seed of initialisation and augmentation.")] = 0,
-    steps: Annotated[int, typer.Option(help="Optimiser steps of 16 crops.")] = 900,
-    without_blocks: Annotated[str, typer.Option(help="Id blocks to leave out; B looks like Hokkaido.")] = "B",
+    config: Annotated[Path | None, typer.Argument(help="YAML file: the flags' names as keys.")] = None,
+    tiles: Annotated[str | None, typer.Option(metavar="FOLDER", help="Labelled tiles: Landslide4Sense, RGB.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for weights, model card, metrics and plots.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default=_default("model"), help="A network of `landslidenet models`."),
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EVENTS", show_default="B", help="Id blocks that take no part, e.g. A,B; B looks like Hokkaido."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(show_default=_default("seed"), help="The same seed gives the same weights.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(show_default=_default("steps"), help="Steps of the optimiser.")] = None,
+    batch: Annotated[int | None, typer.Option(show_default=_default("batch"), help="Crops in a step.")] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(metavar="PX", show_default=_default("crop_px"), help="Side of a crop: a multiple of 16."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(show_default=_default("learning_rate"), help="Highest of the one-cycle schedule.")
+    ] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WEIGHT",
+            show_default="boundary=1 dice=1",
+            help="Repeat to combine: boundary (weighs outlines), boundary-published, cross-entropy, dice, focal.",
+        ),
+    ] = None,
+    epoch_steps: Annotated[
+        int | None,
+        typer.Option(show_default=_default("epoch_steps"), help="Steps between validations; each saves the state."),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="EPOCHS",
+            show_default="never",
+            help="Stop after so many without a better validation F1, and take the best weights.",
+        ),
+    ] = None,
 ) -> None:
-    """Train a network on labelled tiles. The last line on stdout is the weights file."""
-    from flows.train import train as train_flow
-    from models.training import TrainConfig
+    """Train a network on labelled tiles. The last line on stdout is the weights file.
 
-    config = TrainConfig(seed=seed, steps=steps)
-    weights = train_flow(tiles=tiles, out=out, model=model, config=config, without_blocks=without_blocks)
-    typer.echo(weights)
+    A training that was killed goes on at its last epoch when the same command is run again.
+    """
+    flags = {
+        "tiles": tiles, "out": out, "model": model, "hold_out": hold_out, "seed": seed, "steps": steps, "batch": batch,
+        "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "epoch_steps": epoch_steps,
+        "patience": patience,
+    }  # fmt: skip
+    typer.echo(run_train(as_training_keys(_read_config(config)) | _given(flags)))
+
+
+def run_train(values: dict[str, Any]) -> Path:
+    """The weights of a training with these configuration values; what is there already is not trained again."""
+    from tasks import learning
+
+    run = parse_training(values)
+    prepared = learning.prepare(run)
+    if prepared.finished:
+        err_console.print(f"{prepared.weights} is trained already: nothing to do", markup=False, soft_wrap=True)
+        return prepared.weights
+    from flows.train import train as train_flow
+
+    with _flow_run() as follow:
+        return Path(train_flow(run, follow=follow))
 
 
 def terminal_handler() -> logging.Handler:

@@ -44,6 +44,11 @@ class ModelCard:
     split: str
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    """Scores on validation tiles, with the seed."""
+    reliability: dict[str, Any] = field(default_factory=dict)
+    """Bins of probability, frequency and pixels, `before` and `after` calibration, of tiles it was not fitted on."""
+    mlm: dict[str, Any] = field(default_factory=dict)
+    """The network in the fields of STAC's machine-learning-model extension (`models.mlm`)."""
     limits: tuple[str, ...] = ()
     origin: dict[str, Any] = field(default_factory=dict)
     """What an event's own network was made of: weights it started from, digests of scene, labels and source tiles."""

@@ -23,6 +23,7 @@ from models.losses import Loss, combine_losses
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LARGEST_GRADIENT = 5.0
+FIX: Final = "expected this one's; repeat the command as it was to resume, or train into another folder"
 
 Scores = Mapping[str, float]
 """Validation scores by name; `SELECTED_BY` is what early stopping goes by."""
@@ -95,7 +96,7 @@ def fit(
     AdamW, one-cycle learning rate. `checkpoint` is written after every epoch; where it exists, training goes on from it
     and ends with the same weights as if it had never stopped.
 
-    Raises: ValueError when the checkpoint is of another configuration, or a loss is not known.
+    Raises: ValueError when the checkpoint is of another configuration or network, or a loss is not known.
     """
     training = _Training(network, tiles, config)
     if checkpoint is not None and checkpoint.is_file():
@@ -132,7 +133,7 @@ class _Training:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.15
         )
-        self.identity = _identity(tiles, config)
+        self.identity = identify(tiles, config)
         self.loss: Loss = combine_losses(config.losses)
         self.step, self.since_best, self.best_score = 0, 0, -np.inf
         self.best: dict[str, Tensor] | None = None
@@ -194,12 +195,10 @@ class _Training:
 
     def restore(self, path: Path) -> None:
         """Go on from a saved state. Raises: ValueError when it is of another configuration."""
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        if state["identity"] != self.identity:
-            raise ValueError(
-                f"checkpoint {path}: got the state of a training with another configuration or other tiles; expected "
-                "this one's; repeat the command as it was to resume, or train into another folder"
-            )
+        state = _load(path, self.identity, device=self.device)
+        saved, own = ({k: v.shape for k, v in s.items()} for s in (state["network"], self.network.state_dict()))
+        if saved != own:
+            raise ValueError(f"checkpoint {path}: got the state of another network; {FIX}")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -211,8 +210,25 @@ class _Training:
         self.sampler.rng.bit_generator.state = json.loads(state["sampler_rng"])
 
 
-def _identity(tiles: Tiles, config: TrainConfig) -> str:
-    """Digest (sha256, hex) of what a training depends on."""
+def _load(path: Path, identity: str, *, device: str) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    if state["identity"] != identity:
+        raise ValueError(
+            f"checkpoint {path}: got the state of a training with another configuration or other tiles; {FIX}"
+        )
+    return state
+
+
+def checkpoint_step(path: Path, *, identity: str) -> int:
+    """The step at which a training with this identity (`identify`) goes on: 0 where there is no checkpoint.
+
+    Raises: ValueError when the checkpoint is of another configuration.
+    """
+    return int(_load(path, identity, device="cpu")["counters"]["step"]) if path.is_file() else 0
+
+
+def identify(tiles: Tiles, config: TrainConfig) -> str:
+    """Digest (sha256, hex) of the configuration and the tiles of a training."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
     for array in (tiles.images, tiles.masks):
         digest.update(np.ascontiguousarray(array).data)

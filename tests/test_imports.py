@@ -17,7 +17,6 @@ SHELLS = {
 FLOWS_REACH = {
     "catalog.config", "catalog.events", "catalog.schema",  # what a run is told, and the errors it is told
     "tasks.steps", "tasks.story", "tasks.review", "tasks.learning",
-    "models.training",  # the configuration of a training
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
 COMPUTING = {
