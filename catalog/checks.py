@@ -24,7 +24,7 @@ from catalog.items import BAND_INDEX, BASELINE, LOCAL, local_item, search_stac
 from catalog.rasters import RasterInfo, describe_raster, open_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
-from catalog.sensors import S2_OFFSET_BASELINE, Sensor, sensor
+from catalog.sensors import Sensor, sensor
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
     warnings = _check_times(config, post, pre)
     for epoch in filter(None, (post, pre)):
-        warnings += [*_warn_offsets(epoch), *_warn_quality(epoch, entry)]
+        warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry)]
     warnings += _warn_partial(config, pre_files, grid=grid)
     check_places(config)
     for warning in warnings:
@@ -321,11 +321,11 @@ def _wrong_order(role: Role, got: datetime, expected: str, limit: datetime) -> s
     )
 
 
-def _warn_offsets(epoch: Epoch) -> list[str]:
+def _warn_offsets(epoch: Epoch, entry: Sensor) -> list[str]:
     """Sentinel-2 files that do not say whether their DN carry the offset of baseline 04.00."""
-    if epoch.sensor != "sentinel2-l2a":
+    if entry.offset_baseline is None:
         return []
-    major, minor = S2_OFFSET_BASELINE
+    major, minor = entry.offset_baseline
     return [
         f"{item['id']}: its processing baseline is not known: its DN are taken to be without the -1000 offset of "
         f"baseline {major:02d}.{minor:02d}; set the tag PROCESSING_BASELINE in the file if they carry it"
