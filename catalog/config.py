@@ -178,8 +178,10 @@ class TrainRun(Strict):
     """Folder for weights, card and plots: one training each."""
     model: str = DEFAULT_MODEL
     """A registered architecture."""
-    hold_out: tuple[str, ...] = ("B",)
-    """Events (Landslide4Sense: letters of id blocks) that take no part; B looks like Hokkaido."""
+    leave_out: tuple[str, ...] = ()
+    """Events (Landslide4Sense: letters of id blocks) that take no part."""
+    hold_out: tuple[str, ...] = ()
+    """Events that validate; without any the data set's own split does, or one in space."""
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=900, ge=1)
     batch: int = Field(default=16, ge=2)
@@ -188,6 +190,8 @@ class TrainRun(Strict):
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     losses: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {"boundary": 1.0, "dice": 1.0}
     """Weight by name of `models.losses.LOSSES`."""
+    landslide_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of crops that are laid around a landslide."""
     epoch_steps: int = Field(default=90, ge=1)
     """Steps after which the network is validated and the state saved."""
     patience: int | None = Field(default=None, ge=1)
@@ -204,7 +208,7 @@ class TrainRun(Strict):
             raise ValueError("a loss is given twice; expected each NAME=WEIGHT once")
         return {name: weight if equals else 1.0 for name, equals, weight in pairs}
 
-    @field_validator("hold_out", mode="before")
+    @field_validator("leave_out", "hold_out", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         """`A,B` is a list of two, an empty text of none."""

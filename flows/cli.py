@@ -207,6 +207,59 @@ def _flow_run() -> Iterator[Follow]:
         yield follow
 
 
+@app.command(cls=ManyFiles)
+def adapt(
+    scene: Annotated[Path, typer.Argument(help="Product folder of a run, its YAML configuration, or a raster.")],
+    tiles: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Labelled tiles of other events, to adapt from (ADANet).")
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(metavar="EVENT...", help="Events among those tiles that take no part.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: landslides mapped here, to fine-tune on instead.")
+    ] = None,
+    labelled_area: Annotated[str | None, typer.Option(help="Vector file: the ground that was mapped.")] = None,
+    name: Annotated[str | None, typer.Option(help="Event id.")] = None,
+    sensor: Annotated[str | None, typer.Option(help="Of a raster: rgb8, sentinel2-l2a ...")] = None,
+    model: Annotated[str | None, typer.Option(help="Network to start from.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser.")] = None,
+    root: Annotated[str | None, typer.Option(help="Where stores live.")] = None,
+    out: Annotated[str | None, typer.Option(help="Weights go to OUT/EVENT_ID/networks/.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
+) -> None:
+    """Bring a network to a scene: fine-tuned on its labels, or adapted from other events without any (ADANet).
+
+    `detect` with the same inputs and --adapt or --labels uses the weights that this makes. Last line on stdout: their
+    file.
+    """
+    flags = {
+        "adapt": tiles, "leave_out": leave_out, "labels": labels, "labelled_area": labelled_area, "name": name,
+        "sensor": sensor, "model": model, "network_steps": steps, "root": root, "out": out,
+    }  # fmt: skip
+    values = _scene_values(scene) | _given(flags)
+    if workers is not None:
+        values["cluster"] = {**values.get("cluster", {}), "workers": workers}
+    if not (values.get("adapt") or values.get("labels")):
+        raise InputError("adapt: nothing to learn from; pass --tiles FOLDER of other events, or --labels of this scene")
+    config = parse_config(values)
+    from flows.train import adapt as adapt_flow
+    from tasks.steps import check, following
+
+    check(config)
+    with _flow_run() as follow, following(follow):
+        typer.echo(adapt_flow(config))
+
+
+def _scene_values(scene: Path) -> dict[str, Any]:
+    """The configuration of a product's run, of a YAML file, or of a raster."""
+    if (scene / "run.json").is_file():
+        return as_keys(json.loads((scene / "run.json").read_text(encoding="utf-8"))["config"])
+    if scene.suffix.lower() in CONFIG_SUFFIXES:
+        return as_keys(_read_config(scene))
+    return {"post": (str(scene),), "name": scene.stem}
+
+
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for pre.tif post.tif dem.tif event.json truth.gpkg.")],
@@ -326,7 +379,13 @@ def _default(key: str) -> str:
 @app.command()
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file: the flags' names as keys.")] = None,
-    tiles: Annotated[str | None, typer.Option(metavar="FOLDER", help="Labelled tiles: Landslide4Sense, RGB.")] = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Labelled tiles: Landslide4Sense in either form, pairs of GeoTIFFs, or a labelled scene.",
+        ),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder for weights, model card, metrics and plots.")
     ] = None,
@@ -334,11 +393,13 @@ def train(
         str | None,
         typer.Option(metavar="NAME", show_default=_default("model"), help="A network of `landslidenet models`."),
     ] = None,
+    leave_out: Annotated[
+        str | None,
+        typer.Option(metavar="EVENTS", show_default="none", help="Events (id blocks) that take no part, e.g. A,B."),
+    ] = None,
     hold_out: Annotated[
         str | None,
-        typer.Option(
-            metavar="EVENTS", show_default="B", help="Id blocks that take no part, e.g. A,B; B looks like Hokkaido."
-        ),
+        typer.Option(metavar="EVENTS", show_default="the data set's split", help="Events that validate, e.g. D."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(show_default=_default("seed"), help="The same seed gives the same weights.")
@@ -360,6 +421,10 @@ def train(
             help="Repeat to combine: boundary (weighs outlines), boundary-published, cross-entropy, dice, focal.",
         ),
     ] = None,
+    landslide_share: Annotated[
+        float | None,
+        typer.Option(show_default=_default("landslide_share"), help="Share of crops laid around a landslide."),
+    ] = None,
     epoch_steps: Annotated[
         int | None,
         typer.Option(show_default=_default("epoch_steps"), help="Steps between validations; each saves the state."),
@@ -378,7 +443,8 @@ def train(
     A training that was killed goes on at its last epoch when the same command is run again.
     """
     flags = {
-        "tiles": tiles, "out": out, "model": model, "hold_out": hold_out, "seed": seed, "steps": steps, "batch": batch,
+        "tiles": tiles, "out": out, "model": model, "leave_out": leave_out,
+        "hold_out": hold_out, "landslide_share": landslide_share, "seed": seed, "steps": steps, "batch": batch,
         "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "epoch_steps": epoch_steps,
         "patience": patience,
     }  # fmt: skip

@@ -32,6 +32,11 @@ def network_threads(config: ClusterConfig) -> int:
     return config.threads or max(1, (os.cpu_count() or 1) // worker_count(config))
 
 
+def all_threads(config: ClusterConfig) -> int:
+    """Threads of a network that one worker alone trains: those of all workers of a machine."""
+    return network_threads(config) * worker_count(config)
+
+
 @contextmanager
 def dask_client(config: ClusterConfig) -> Iterator[Client]:
     """A connected client; a cluster that was started here is closed with it.

@@ -1,15 +1,22 @@
-"""Train a network on labelled tiles, with its progress, scores by epoch, calibration and card."""
+"""Train a network on labelled tiles, bring one to a scene, score a product: each with its artifacts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from prefect import flow, get_run_logger, runtime
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect import flow, get_run_logger, runtime, tags
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
-from catalog.config import TrainRun, parse_training
-from tasks import learning
+from catalog.config import RunConfig, TrainRun, parse_config, parse_training
+from flows.cluster import all_threads, dask_client
+from tasks import learning, review, steps
 
 REPORT_EVERY: Final = 25
 Follow = Callable[[str, int, int], None]
@@ -20,6 +27,38 @@ def _run_name() -> str:
     run = runtime.flow_run.parameters["run"]
     values = run if isinstance(run, dict) else run.model_dump()
     return f"{values.get('model', 'default model')} · seed {values.get('seed', 0)}"
+
+
+def _scene_name() -> str:
+    config = runtime.flow_run.parameters["config"]
+    values = config if isinstance(config, dict) else config.model_dump()
+    return f"{values.get('name') or 'event'} · {values.get('model', 'default model')}"
+
+
+@flow(name="adapt", flow_run_name=_scene_name, validate_parameters=False)
+def adapt(config: RunConfig | dict[str, Any]) -> str:
+    """The weights that `detect` would use for this scene: fine-tuned on its labels, or adapted without any.
+
+    Raises: InputError for inputs that cannot be worked with.
+    """
+    config = parse_config(config) if isinstance(config, dict) else config
+    prepared = steps.check(config)
+    with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
+        post, _ = steps.ingest(prepared, prepared.inputs.post, client=client)
+        settled = steps.settle_network(prepared, post, client=client, threads=all_threads(config.cluster))
+    get_run_logger().info("network: %s", settled.prepared.scenario)
+    return str(settled.prepared.weights)
+
+
+@flow(name="evaluate", flow_run_name="{product}", validate_parameters=False)
+def evaluate(product: Path, truth: str, aoi: Path | None = None, valid: Path | None = None) -> dict[str, Any]:
+    """Scores of a product against mapped landslides, as a table in the Prefect UI too.
+
+    Raises: InputError when product or reference cannot be read.
+    """
+    result = review.evaluate_product(Path(product), truth=truth, aoi=aoi, valid=valid)
+    create_table_artifact(table=[result["pixels"]], key="scores", description="Landslide class, observed pixels")
+    return result
 
 
 @flow(name="train", flow_run_name=_run_name, validate_parameters=False)

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from models.augment import Augmentation, Sampler, Tiles
+from models.layers import resize
 from models.losses import Loss, combine_losses
+from models.mffenet import STRIDE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -246,16 +248,26 @@ def follow(average: nn.Module, network: nn.Module, *, decay: float) -> None:
 
 
 @torch.inference_mode()
-def predict_margins(network: nn.Module, images: NDArray[np.float32], *, magnify: int) -> NDArray[np.float32]:
-    """Margin logit(landslide) - logit(other), (N, H, W), of images (N, H, W, 3) in 0..255, shown magnified."""
+def predict_margins(network: nn.Module, images: NDArray[np.float32], *, magnify: float) -> NDArray[np.float32]:
+    """Margin logit(landslide) - logit(other), (N, H, W), of images (N, H, W, 3) in 0..255, shown magnified.
+
+    Sides come to the nearest multiple of 16 px that the network takes.
+    """
     network = network.eval()
     device = next(network.parameters()).device
     results = []
     for image in images:
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float().to(device)
-        large = interpolate(pixels, scale_factor=float(magnify), mode="bicubic", align_corners=False).clamp(0, 255)
+        shown = [max(STRIDE, STRIDE * round(n * magnify / STRIDE)) for n in image.shape[:2]]
+        large = interpolate(pixels, size=shown, mode="bicubic", antialias=magnify < 1).clamp(0, 255)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = network(normalise_images(large).contiguous(memory_format=torch.channels_last))
         margin = logits.float()[:, -1:] - logits.float()[:, :1]
-        results.append(avg_pool2d(margin, magnify)[0, 0].cpu().numpy())
+        results.append(_to_size(margin, image.shape[:2])[0, 0].cpu().numpy())
     return np.stack(results)
+
+
+def _to_size(margin: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Margins (1, 1, h, w) averaged or interpolated to a size (H, W)."""
+    height, width = size
+    return adaptive_avg_pool2d(margin, (height, width)) if margin.shape[-1] > width else resize(margin, (height, width))

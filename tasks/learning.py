@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from catalog.config import TrainRun
 from catalog.schema import InputError, ModelError
-from catalog.tiles import read_landslide4sense
 from catalog.training import Row, draw_reliability, draw_training, read_epochs, write_epochs
 from models.augment import Tiles
 from models.calibration import Calibration, calibration_error, fit_calibration, reliability
@@ -25,9 +24,14 @@ from models.mlm import mlm_fields
 from models.registry import MODELS, create_model
 from models.training import Epoch, TrainConfig, Watcher, checkpoint_step, fit, identify, predict_margins
 from tasks.evaluation import PixelCounts, scores
+from tasks.samples import Samples, open_samples
 
+TOLD: Final = (
+    "seed", "steps", "batch", "crop_px", "learning_rate", "losses", "landslide_share", "epoch_steps", "patience",
+)  # fmt: skip
+"""Fields of `TrainConfig` that a run's configuration holds too."""
 THRESHOLDS: Final = tuple(round(0.02 * k, 2) for k in range(5, 40))
-VALIDATION_MAGNIFY: Final = 2
+OVERSAMPLING: Final = 2.0
 VALIDATE_EVERY: Final = 3
 """Epochs are scored on every third validation tile: a full pass takes a CPU as long as twenty steps of training."""
 UNCALIBRATED: Final = Calibration(scale=1.0, bias=0.0, prevalence=0.0)
@@ -37,8 +41,6 @@ WINDOW_PX: Final = 256
 PRETRAINED: Final = "ImageNet"
 LIMITS: Final = (
     "Plain RGB: bare fields, river beds, roads and quarries look like landslides; use pre-event imagery and a DEM.",
-    "Trained on tiles that hold landslides: it over-warns where there are none.",
-    "Training labels are coarse and shifted by 1-2 px in places; thin slides are thickened.",
     "Validation tiles come from the training tiles' regions: new regions score lower.",
 )
 
@@ -54,8 +56,7 @@ class Prepared:
 
     run: TrainRun
     config: TrainConfig
-    train: Tiles
-    validation: Tiles
+    samples: Samples
     identity: str
     """Digest of configuration and training tiles."""
     step: int
@@ -94,38 +95,46 @@ def prepare(run: TrainRun) -> Prepared:
     """
     if run.model not in MODELS:
         raise InputError(f"`model`: got {run.model!r}; expected one of {', '.join(MODELS)}")
-    names = ("seed", "steps", "batch", "crop_px", "learning_rate", "losses", "epoch_steps", "patience")
+    names = (
+        "seed",
+        "steps",
+        "batch",
+        "crop_px",
+        "learning_rate",
+        "losses",
+        "landslide_share",
+        "epoch_steps",
+        "patience",
+    )
     config = TrainConfig(**{name: getattr(run, name) for name in names})
     try:
         combine_losses(config.losses)
     except ValueError as error:
         raise InputError(str(error)) from None
-    train, validation = _open_tiles(run)
-    identity = identify(train, config)
+    samples = _open_samples(run)
+    identity = identify(samples.train, config)
     try:
         Path(run.out).mkdir(parents=True, exist_ok=True)
         step = checkpoint_step(Path(run.out) / "state.pt", identity=identity)
     except (OSError, ValueError) as error:
         raise InputError(f"`out` {run.out}: {error}") from None
-    prepared = Prepared(run, config, train, validation, identity, step)
+    prepared = Prepared(run, config, samples, identity, step)
     _refuse_other_weights(prepared)
     return prepared
 
 
-def _open_tiles(run: TrainRun) -> tuple[Tiles, Tiles]:
-    """Training and validation tiles."""
-    splits: tuple[Any, Any] = ("train", "validation")
-    train, validation = (
-        Tiles(*read_landslide4sense(Path(run.tiles), split=split, without_blocks=run.hold_out)) for split in splits
-    )
-    for what, masks in (("training", train.masks), ("even validation", validation.masks[::2])):
+def _open_samples(run: TrainRun) -> Samples:
+    """Training and validation tiles, each with landslides and other ground."""
+    samples = open_samples(run.tiles, left_out=run.leave_out, held_out=run.hold_out)
+    validation = samples.validation.masks
+    for what, masks in (("training", samples.train.masks), ("even validation", validation[::2])):
         if not ((masks == 0).any() and (masks == 1).any()):
             raise InputError(
                 f"tiles {run.tiles}: the {len(masks)} {what} tiles do not show landslides and other ground"
             )
-    if len(validation.masks) < 2:
+    if len(validation) < 2:
         raise InputError(f"tiles {run.tiles}: got one validation tile; expected two or more, to calibrate and to check")
-    return train, validation
+    return samples
 
 
 def _refuse_other_weights(prepared: Prepared) -> None:
@@ -158,9 +167,9 @@ def train_network(prepared: Prepared, *, on_step: OnStep, on_epoch: OnEpoch) -> 
             "pip install 'landslidenet[train]'"
         ) from None
     journal = _Journal(prepared, on_epoch)
-    watcher = Watcher(on_step=on_step, on_epoch=journal.add, validate=_validation(prepared.validation))
+    watcher = Watcher(on_step=on_step, on_epoch=journal.add, validate=_validation(prepared.samples.validation))
     try:
-        network = fit(network, prepared.train, prepared.config, watcher=watcher, checkpoint=prepared.state)
+        network = fit(network, prepared.samples.train, prepared.config, watcher=watcher, checkpoint=prepared.state)
     except ValueError as error:
         raise InputError(str(error)) from error
     return network, journal.rows
@@ -197,44 +206,85 @@ class _Journal:
 
 def _validation(tiles: Tiles) -> Callable[[torch.nn.Module], dict[str, float]]:
     """What scores a network at its best threshold on a fixed third of the tiles."""
-    images, masks = tiles.images[::VALIDATE_EVERY].astype(np.float32), tiles.masks[::VALIDATE_EVERY]
+    some = tiles.take(np.arange(0, len(tiles), VALIDATE_EVERY))
 
     def validate(network: torch.nn.Module) -> dict[str, float]:
-        margin = predict_margins(network, images, magnify=VALIDATION_MAGNIFY).astype(np.float64)
-        threshold, best = _at_best_threshold(UNCALIBRATED.probability(margin), masks)
+        margin = margins_of(network, some, lattice_gsd=_lattice_gsd)
+        threshold, best = _at_best_threshold(UNCALIBRATED.probability(margin), some.masks)
         return {"threshold": threshold, **best}
 
     return validate
 
 
 def publish_network(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) -> ModelCard:
-    """Weights, card and reliability diagram, calibrated on every second validation tile; the checkpoint goes."""
-    tiles = prepared.validation
-    margin = predict_margins(network, tiles.images.astype(np.float32), magnify=VALIDATION_MAGNIFY).astype(np.float64)
-    calibration = fit_calibration(*_labelled(margin[::2], tiles.masks[::2]))
+    """Weights, card and reliability diagram; the checkpoint goes."""
+    judged = judge(
+        margins_of(network, prepared.samples.validation, lattice_gsd=_lattice_gsd), prepared.samples.validation.masks
+    )
+    card = save_model(
+        network,
+        prepared.out,
+        card=_facts(prepared, network, rows)
+        | {
+            "calibration": judged.calibration,
+            "threshold": judged.threshold,
+            "metrics": {"seed": prepared.config.seed, **{f"validation_{k}": v for k, v in judged.scores.items()}},
+            "reliability": judged.reliability,
+        },
+    )
+    draw_reliability(prepared.out / "reliability.png", judged.reliability)
+    prepared.state.unlink(missing_ok=True)
+    return card
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What labelled tiles that were not trained on say of a network."""
+
+    calibration: Calibration
+    """Fitted on every second tile."""
+    threshold: float
+    """Of the best F1 on all of them."""
+    scores: dict[str, float]
+    """Precision, recall, F1 and IoU at the threshold on all of them; ECE of those not calibrated on."""
+    reliability: dict[str, list[dict[str, Any]]]
+    """Bins of those not calibrated on, `before` and `after`."""
+
+
+def judge(margin: NDArray[np.float64], masks: NDArray[np.uint8]) -> Judgement:
+    """The judgement of margins (N, H, W) against masks (N, H, W; 255 = not known).
+
+    Raises: ValueError when every second tile shows one class only.
+    """
+    calibration = fit_calibration(*_labelled(margin[::2], masks[::2]))
     probability = calibration.probability(margin)
-    threshold, best = _at_best_threshold(probability, tiles.masks)
-    unseen = tiles.masks[1::2]  # the calibration was not fitted on these
+    threshold, best = _at_best_threshold(probability, masks)
+    unseen = masks[1::2]
     tables = {
         "before": _bins(UNCALIBRATED.probability(margin[1::2]), unseen),
         "after": _bins(probability[1::2], unseen),
     }
     error = round(calibration_error(*_labelled(probability[1::2], unseen)), 4)
-    scored = {"seed": prepared.config.seed, **{f"validation_{k}": v for k, v in best.items()}, "validation_ece": error}
-    card = save_model(
-        network,
-        prepared.out,
-        card=_facts(prepared, network, rows)
-        | {"calibration": calibration, "threshold": threshold, "metrics": scored, "reliability": tables},
-    )
-    draw_reliability(prepared.out / "reliability.png", tables)
-    prepared.state.unlink(missing_ok=True)
-    return card
+    return Judgement(calibration, threshold, best | {"ece": error}, tables)
+
+
+def margins_of(network: torch.nn.Module, tiles: Tiles, *, lattice_gsd: Callable[[float], float]) -> NDArray[np.float64]:
+    """Margins (N, H, W) of tiles, each shown at the pixel size that a run would show it at."""
+    margin = np.empty(tiles.masks.shape, np.float64)
+    for gsd_m in np.unique(tiles.gsd_m).tolist():
+        these = tiles.gsd_m == gsd_m
+        images = tiles.images[these].astype(np.float32)
+        margin[these] = predict_margins(network, images, magnify=gsd_m / lattice_gsd(gsd_m))
+    return margin
+
+
+def _lattice_gsd(gsd_m: float) -> float:
+    return float(np.clip(gsd_m / OVERSAMPLING, *LATTICE_GSD_M))
 
 
 def _facts(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) -> dict[str, Any]:
     """What a card says beside the scores."""
-    name, bands = prepared.run.model, MODELS[prepared.run.model].bands
+    name, bands, samples = prepared.run.model, MODELS[prepared.run.model].bands, prepared.samples
     chosen = "the last epoch's" if prepared.config.patience is None else "those of the epoch with the best F1"
     return {
         "name": name,
@@ -242,18 +292,17 @@ def _facts(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) ->
         "bands": bands,
         "gsd_range_m": (3.0, 12.5),
         "lattice_gsd_m": LATTICE_GSD_M,
-        "oversampling": float(VALIDATION_MAGNIFY),
+        "oversampling": OVERSAMPLING,
         "window_px": WINDOW_PX,
-        "median_rgb": prepared.train.median_rgb(),
-        "licence": "GPL-3.0-or-later (weights); data MIT",
-        "data": "Landslide4Sense RGB tiles, Sentinel-2 10 m, MIT (Ghorbanzadeh et al. 2022); ImageNet encoder weights",
+        "median_rgb": samples.train.median_rgb(),
+        "licence": f"GPL-3.0-or-later (weights); data: {samples.credit}",
+        "data": f"{samples.credit}; {PRETRAINED} encoder weights",
         "split": (
-            f"{len(prepared.train.images)} training and {len(prepared.validation.images)} validation tiles of the "
-            f"published split, id blocks {', '.join(sorted(prepared.run.hold_out)) or 'none'} held out; weights are "
-            f"{chosen}; calibrated on every second validation tile, ECE on the others, threshold by F1 on all of them"
+            f"{len(samples.train)} training and {len(samples.validation)} validation tiles, {samples.split}; weights "
+            f"are {chosen}; calibrated on every second validation tile, ECE on the others, threshold by F1 on all"
         ),
         "training": asdict(prepared.config) | {"steps_done": int(rows[-1]["step"]), "identity": prepared.identity},
-        "limits": LIMITS,
+        "limits": (*LIMITS, *samples.limits),
         "mlm": mlm_fields(network, name=name, bands=bands, window_px=WINDOW_PX, pretrained_source=PRETRAINED),
     }
 

@@ -171,6 +171,10 @@ class Dataset:
     recognises: Callable[[Path], bool]
     read: Callable[[Path, Cutting], tuple[Tiles, NDArray[np.bool_] | None]]
     """All its tiles, and which of them its publishers set aside for validation, if they did."""
+    credit: str = "the user's own data, licence not stated"
+    """Source and licence, for the card of what is trained on it."""
+    limits: tuple[str, ...] = ()
+    """What its labels and choice of tiles make a network miss or over-warn, for the card."""
 
 
 def _published(folder: Path, cutting: Cutting) -> tuple[Tiles, NDArray[np.bool_]]:
@@ -184,17 +188,27 @@ def _scene(folder: Path, cutting: Cutting) -> tuple[Tiles, None]:
     return read_labelled_raster(folder / POST, labels, event=folder.resolve().name, cutting=cutting), None
 
 
+L4S_CREDIT: Final = "Landslide4Sense, Sentinel-2 10 m, MIT (Ghorbanzadeh et al. 2022)"
+L4S_LIMITS: Final = (
+    "Trained on tiles that hold landslides: it over-warns where there are none.",
+    "Training labels are coarse and shifted by 1-2 px in places; thin slides are thickened.",
+)
+
 DATASETS: Final[Mapping[str, Dataset]] = MappingProxyType(
     {
         "landslide4sense-rgb": Dataset(
             f"Landslide4Sense as RGB pictures: {ID_TABLE}, train/ and validation/ with images/ and masks/",
             lambda folder: (folder / ID_TABLE).is_file(),
             _published,
+            L4S_CREDIT,
+            L4S_LIMITS,
         ),
         "landslide4sense-h5": Dataset(
             "Landslide4Sense as published: img/image_N.h5 and mask/mask_N.h5",
             lambda folder: (folder / "img").is_dir() and (folder / "mask").is_dir(),
             lambda folder, _: (Tiles(*read_landslide4sense_h5(folder)), None),
+            L4S_CREDIT,
+            L4S_LIMITS,
         ),
         "scene": Dataset(
             f"a labelled scene, e.g. of `landslidenet simulate`: {POST}, polygons {TRUTH}, and {AOI} if only a part of "
@@ -220,6 +234,9 @@ class Samples:
     validation: Tiles
     split: str
     """How they were told apart, for the model card."""
+    credit: str
+    limits: tuple[str, ...]
+    """As in `Dataset`."""
 
 
 def open_tiles(source: str | Path, *, left_out: Collection[str] = (), cutting: Cutting = CUTTING) -> Tiles:
@@ -260,17 +277,24 @@ def open_samples(
             f"tiles {source}, {split}: got {len(train)} training and {len(validation)} validation tiles, one side "
             "without a landslide; expected some on both; hold out other events, or choose another share"
         )
-    return Samples(train, validation, split)
+    without = f", without the events {', '.join(sorted(left_out))}" if left_out else ""
+    kind = kind_of(source)
+    return Samples(train, validation, split + without, kind.credit, kind.limits)
 
 
-def _open(source: str | Path, *, left_out: Collection[str], cutting: Cutting) -> tuple[Tiles, NDArray[np.bool_] | None]:
+def kind_of(source: str | Path) -> Dataset:
+    """The kind of data set that a folder holds. Raises: InputError listing the kinds when it is none of them."""
     folder = Path(source)
     kind = next((kind for kind in DATASETS.values() if kind.recognises(folder)), None)
     if kind is None:
         got = "an unknown kind of folder" if folder.is_dir() else "no folder"
         known = "; ".join(f"{name} ({kind.summary})" for name, kind in DATASETS.items())
         raise InputError(f"tiles {source}: got {got}; expected one of: {known}")
-    tiles, published = kind.read(folder, cutting)
+    return kind
+
+
+def _open(source: str | Path, *, left_out: Collection[str], cutting: Cutting) -> tuple[Tiles, NDArray[np.bool_] | None]:
+    tiles, published = kind_of(source).read(Path(source), cutting)
     if not left_out:
         return tiles, published
     _check_events(tiles, left_out, what="leave out")

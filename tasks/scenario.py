@@ -15,8 +15,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from distributed import get_worker
-from numpy.typing import NDArray
-from scipy.special import logit
 
 from catalog import store, tiles
 from catalog.config import RunConfig
@@ -24,17 +22,17 @@ from catalog.files import sha256_of
 from catalog.grid import Grid, Window
 from catalog.schema import InputError
 from catalog.store import StoreRef
+from catalog.truth import read_polygons
 from models.adaptation import AdaptConfig, Round, adapt
 from models.augment import Augmentation, Tiles
-from models.calibration import Calibration
 from models.cards import ModelCard, load_card, load_network, save_model
 from models.predictor import Predictor
 from models.registry import create_model
 from models.training import TrainConfig, Watcher, fit
 from tasks import inference
-from tasks.learning import Judgement, judge
-from tasks.samples import Cutting, Labels, open_tiles, read_labelled_store, split_in_space
-from tasks.thresholds import RESOLUTION, margin_threshold
+from tasks.learning import Judgement, judge, margins_of
+from tasks.samples import Cutting, Labels, kind_of, open_tiles, read_labelled_store, split_in_space
+from tasks.thresholds import margin_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +104,16 @@ class Plan:
     title: str
     kernel: Callable[..., None]
     job: NetworkJob
+
+
+def check_sources(config: RunConfig, *, epsg: int) -> None:
+    """Raise InputError when labels of the area, or tiles to adapt from, cannot be read."""
+    if config.labels:
+        read_polygons(config.labels, epsg=epsg, what="labels")
+    if config.labelled_area:
+        read_polygons(config.labelled_area, epsg=epsg, what="labelled area")
+    if config.adapt:
+        kind_of(config.adapt)
 
 
 def plan_network(
@@ -194,10 +202,10 @@ def fine_tune_network(job: FineTuneJob) -> None:
                 "other ground; expected both; map more of the scene, or give --labelled-area"
             )
     start = load_network(Path(job.start), card)
-    before = judge(_margins(start, card, held), held.masks)
+    before = judge(margins_of(start, held, lattice_gsd=card.lattice_gsd), held.masks)
     watcher = Watcher(on_step=lambda step, _loss: get_worker().log_event(TOPIC, (step, job.config.steps)))
     tuned = fit(start, train, job.config, watcher=watcher)
-    after = judge(_margins(tuned, card, held), held.masks)
+    after = judge(margins_of(tuned, held, lattice_gsd=card.lattice_gsd), held.masks)
     told = _tuned_card(card, job, tiles=(len(train), len(held)), before=before, after=after)
     save_model(tuned, Path(job.weights).parent, card=told)
 
@@ -252,13 +260,6 @@ def choose_windows(windows: Tiles, predictor: Predictor) -> Tiles:
     return windows.take(np.sort(np.concatenate([most, even])))
 
 
-def _margins(network: torch.nn.Module, card: ModelCard, held: Tiles) -> NDArray[np.float64]:
-    """Margins (N, H, W) of tiles at the imagery's pixel size, seen as in a run."""
-    bare = replace(card, calibration=Calibration(scale=1.0, bias=0.0, prevalence=0.0))
-    probability = Predictor(network, bare, device="cpu").predict(held.images, gsd_m=float(held.gsd_m[0]))
-    return np.asarray(logit(probability.astype(np.float64).clip(RESOLUTION, 1 - RESOLUTION)))
-
-
 def _tuned_card(
     card: ModelCard, job: FineTuneJob, *, tiles: tuple[int, int], before: Judgement, after: Judgement
 ) -> dict[str, Any]:
@@ -273,6 +274,7 @@ def _tuned_card(
         training=asdict(job.config),
         calibration=after.calibration,
         threshold=after.threshold,
+        reliability=after.reliability,
         metrics={f"held_out_{name}": value for name, value in after.scores.items()}
         | {f"held_out_{name}_before": value for name, value in before.scores.items()},
         limits=(*card.limits, f"Made for {job.post.event_id}: on other scenes use the weights it started from."),

@@ -107,6 +107,7 @@ def check(config: RunConfig) -> Prepared:
             "to work: treat the result as a lead, not as a map"
         )
         inputs = replace(inputs, warnings=(*inputs.warnings, told))
+    scenario.check_sources(config, epsg=inputs.grid.epsg)
     missing = [band for band in card.bands if band not in find_sensor(config.sensor).bands]
     if missing:
         raise InputError(f"model {card.name} needs bands {missing}, which sensor {config.sensor} has not")

@@ -84,7 +84,7 @@ def test_training_defaults_are_those_of_the_networks():
     told, config = TrainRun(tiles="t", out="o"), TrainConfig()
     shared = set(TrainRun.model_fields) & set(TrainConfig.__dataclass_fields__)
     assert {name: getattr(told, name) for name in shared} == {name: getattr(config, name) for name in shared}
-    assert len(shared) == 8
+    assert shared == set(learning.TOLD)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,9 @@ def test_training_events_held_out_are_a_list(text, events):
         ("loss: {dice: 0}", "`losses.dice`: Input should be greater than 0"),
         ("loss: [dice=1, dice=2]", "a loss is given twice"),
         ("crop: 64\ncrop_px: 64", "`crop_px` is given twice"),
-        ("tiles: nowhere", "nowhere/png_id_to_l4s_file.csv is missing"),
-        ("hold_out: A,B", "none of 6 train tiles is left"),
+        ("tiles: nowhere", "tiles nowhere: got no folder; expected one of: landslide4sense-rgb"),
+        ("leave_out: A,B", "events to leave out: got A, B; expected some, not all, of A, B"),
+        ("hold_out: C", "events to hold out: got C; expected some, not all, of A, B"),
     ],
 )
 def test_train_of_a_bad_configuration_is_one_message(run, tiles, tmp_path, text, message):  # noqa: F811
@@ -155,7 +156,7 @@ def test_train_refuses_tiles_of_one_class(tiles, tmp_path):
     for part in ("train/images", "validation"):
         (tmp_path / part).symlink_to(tiles / part)
     (tmp_path / "png_id_to_l4s_file.csv").symlink_to(tiles / "png_id_to_l4s_file.csv")
-    with pytest.raises(InputError, match="5 training tiles do not show landslides and other ground"):
+    with pytest.raises(InputError, match="one side without a landslide"):
         prepared(tmp_path, tmp_path / "out")
 
 

@@ -255,7 +255,7 @@ def landslide4sense():
 @pytest.mark.real
 def test_open_samples_of_landslide4sense_keeps_the_published_split(landslide4sense):
     assert (len(landslide4sense.train), len(landslide4sense.validation)) == (1309, 373)
-    assert landslide4sense.split == "the published split"
+    assert landslide4sense.split == "the published split, without the events B"
 
 
 @pytest.mark.real
