@@ -126,7 +126,7 @@ class Objects:
         pixels = self.tally.histogram
         if pixels.shape[1] == 0:
             return np.full(self.polygons.size, np.nan)
-        cumulated = np.cumsum(pixels, axis=1)
+        cumulated = np.cumsum(pixels, axis=1, dtype=pixels.dtype)
         total = cumulated[:, -1]
         rank = total * (percent / 100.0)
         bin_ = np.argmax(cumulated >= np.maximum(rank, 1e-9)[:, None], axis=1)

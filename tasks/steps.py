@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from shapely import MultiPolygon
 from shapely.affinity import affine_transform
 
 from catalog import scenes, store
@@ -337,31 +338,34 @@ def inventory(run: Run, *, client: Client) -> Inventory:
         "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=_progress("Objects")
     )
     run.records.append(record)
-    with timed_stage("join", run.records):  # what is joined is let go: it takes more memory than the result
+    with timed_stage("join", run.records):  # what is done with is let go: joining takes more memory than its result
         slides, grounds = (list(part) for part in zip(*pieces, strict=True))
         del pieces
-        observed_area, window = _observed_area(grounds, grid)
+        area_px = objects.join_area(grounds)
         del grounds
+        observed_area, window = _observed_area(area_px, grid)
+        del area_px
         give_back_freed_memory()
+        found = objects.join_objects(slides)
+        del slides
         version = next_version(Path(prepared.config.out), prepared.config.name)
         landslides, vetoed = build_inventory(
-            objects.join_objects(slides),
+            found,
             gsd_m=grid.gsd_m,
             epsg=grid.epsg,
             provenance=story.provenance_of(run, version, threshold=run.threshold.probability),
             previous=latest_landslides(Path(prepared.config.out), prepared.config.name),
         )
-        del slides
+        del found
     classes = _burn_classes(run, landslides, client=client)
     return Inventory(version, landslides, vetoed, observed_area, classes, window)
 
 
-def _observed_area(pieces: Sequence[objects.BlockObjects], grid: Grid) -> tuple[gpd.GeoDataFrame, Window]:
+def _observed_area(area_px: MultiPolygon, grid: Grid) -> tuple[gpd.GeoDataFrame, Window]:
     """The observed ground as a layer of one row, and the window of the grid that holds it.
 
     Raises: InputError when nothing was observed.
     """
-    area_px = objects.join_area(pieces)
     if area_px.is_empty:
         raise InputError(
             "post imagery: no pixel is observed; check the mask, the nodata value and the area of interest"
