@@ -25,6 +25,7 @@ from catalog.rasters import RasterInfo, describe_raster, open_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
 from catalog.sensors import Sensor, sensor
+from catalog.store import probe_root
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +92,13 @@ def check_scene(path: Path, *, sensor_name: str, block_px: int = DEFAULT_BLOCK_P
 def check_places(config: RunConfig) -> None:
     """Raise when stores or products could not be written where they are to go. Nothing is left behind.
 
-    Raises: InputError naming the flag. Object stores are not asked: their own error comes with the first block.
+    Raises: InputError naming the flag.
     """
     if "://" in config.out:
         raise InputError(f"--out {config.out}: got an address; expected a folder: products are local files")
     for flag, place in (("--out", config.out), ("--root", config.root)):
         if "://" in place:
+            probe_root(place)
             continue
         there = next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.exists())
         try:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
+from uuid import uuid4
 
 import dask
 import dask.array as da
@@ -24,10 +25,11 @@ import numpy as np
 import rioxarray  # noqa: F401 - gives Datasets their `.rio`
 import xarray as xr
 import zarr
+from botocore.exceptions import BotoCoreError
 
 from catalog.config import environment
 from catalog.grid import Block, Grid, Window
-from catalog.schema import StoreError, Variable
+from catalog.schema import InputError, StoreError, Variable
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,22 @@ def _zarr_store(url: str) -> Any:  # noqa: ANN401 - zarr.abc.store.Store
     if "://" not in url:
         return zarr.storage.LocalStore(url)
     return zarr.storage.FsspecStore.from_url(url, storage_options={"asynchronous": True, **storage_options(url)})
+
+
+def probe_root(root: str) -> None:
+    """Write a tiny object below an address where stores are to go, and delete it.
+
+    Raises: InputError when that is refused.
+    """
+    try:
+        fs, path = _filesystem(posixpath.join(root, f".probe-{uuid4().hex}"))
+        fs.pipe_file(path, b"")
+        fs.rm_file(path)
+    except (OSError, BotoCoreError, ImportError, ValueError) as error:
+        raise InputError(
+            f"--root {root}: cannot be written ({error}); expected a place where objects can be written and deleted; "
+            "check the address, the credentials (AWS_ACCESS_KEY_ID and others) and LANDSLIDENET_S3_ENDPOINT"
+        ) from None
 
 
 def create_store(ref: StoreRef) -> None:
