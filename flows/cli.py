@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from typer.core import TyperCommand
 
-from catalog.config import SEVERAL, RunConfig, TrainRun, as_keys, as_training_keys, parse_config, parse_training
+from catalog.config import RunConfig, TrainRun, as_keys, as_training_keys, parse_config, parse_training
 from catalog.schema import InputError, LandslideError
+from flows.terminal import (
+    CONFIG_SUFFIXES,
+    ManyFiles,
+    err_console,
+    flow_run,
+    given,
+    out_console,
+    print_scores,
+    progress_bars,
+    read_config,
+    terminal_handler,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,79 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From satellite imagery before and after an earthquake to a landslide inventory for QGIS.",
 )
-out_console = Console(highlight=False, soft_wrap=True, emoji=False)
-SERVER_START_S = 180
-"""A busy machine needs longer than Prefect's 20 s to start its embedded server."""
-
-SCORES = ("precision", "recall", "f1", "iou", "mcc")
-err_console = Console(stderr=True, highlight=False, emoji=False)
-
-FILE_OPTIONS: Final = tuple(f"--{key.replace('_', '-')}" for key in SEVERAL)
-CONFIG_SUFFIXES: Final = (".yaml", ".yml")
-
-Follow = Callable[[str, int, int], None]
-"""(what, done, total): how far long work is."""
-
-
-class ManyFiles(TyperCommand):
-    """A command whose file options take every word up to the next option, so that shell globs work."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - click's, or typer's copy of it
-        """Parse `--post a.tif b.tif` as `--post a.tif --post b.tif`."""
-        return super().parse_args(ctx, spread_files(args))
-
-
-def spread_files(words: Sequence[str]) -> list[str]:
-    """The words with each file option repeated before every file; a YAML file after the first is the configuration.
-
-    >>> spread_files(["--post", "a.tif", "b.tif", "--pre", "p.tif", "run.yaml"])
-    ['--post', 'a.tif', '--post', 'b.tif', '--pre', 'p.tif', 'run.yaml']
-    """
-    spread: list[str] = []
-    option, has_value = None, False
-    for place, word in enumerate(words):
-        if word == "--":
-            return [*spread, *words[place:]]
-        if word.startswith("-"):
-            name, equals, _ = word.partition("=")
-            option, has_value = (name if name in FILE_OPTIONS else None), bool(equals)
-        elif option and has_value and not word.lower().endswith(CONFIG_SUFFIXES):
-            spread.append(option)
-        else:
-            has_value = True
-        spread.append(word)
-    return spread
-
-
-@contextmanager
-def progress_bars() -> Iterator[Follow]:
-    """Progress bars on stderr, one for each thing that is followed."""
-    bars: dict[str, TaskID] = {}
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err_console) as progress:
-
-        def follow(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total)
-
-        yield follow
-
-
-def _read_config(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"configuration {path}: cannot be read ({error}); expected a YAML file") from error
-    if not isinstance(values, dict):
-        raise InputError(f"configuration {path}: got {type(values).__name__}; expected keys and values")
-    return values
-
-
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flags.items() if value is not None}
 
 
 @app.command(cls=ManyFiles)
@@ -162,8 +95,8 @@ def detect(
         "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd,
         "block_px": block, "root": root, "out": out,
     }  # fmt: skip
-    values = as_keys(_read_config(config)) | _given(flags)
-    placed = _given({"address": cluster, "workers": workers, "threads": threads})
+    values = as_keys(read_config(config)) | given(flags)
+    placed = given({"address": cluster, "workers": workers, "threads": threads})
     stated = values.get("cluster") or {}
     if isinstance(stated, dict):
         values["cluster"] = stated | placed
@@ -186,25 +119,8 @@ def _in_flow(config: RunConfig) -> Path:
     from tasks.steps import check, following
 
     check(config)
-    with _flow_run() as follow, following(follow):
+    with flow_run() as follow, following(follow):
         return Path(detect_flow(config))
-
-
-@contextmanager
-def _flow_run() -> Iterator[Follow]:
-    """Progress bars on stderr; without a Prefect server one is started for the run."""
-    from prefect.settings import (
-        PREFECT_SERVER_ANALYTICS_ENABLED,
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-        temporary_settings,
-    )
-
-    server = {
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S,
-        PREFECT_SERVER_ANALYTICS_ENABLED: False,
-    }
-    with progress_bars() as follow, temporary_settings(server):
-        yield follow
 
 
 @app.command(cls=ManyFiles)
@@ -237,7 +153,7 @@ def adapt(
         "adapt": tiles, "leave_out": leave_out, "labels": labels, "labelled_area": labelled_area, "name": name,
         "sensor": sensor, "model": model, "network_steps": steps, "root": root, "out": out,
     }  # fmt: skip
-    values = _scene_values(scene) | _given(flags)
+    values = _scene_values(scene) | given(flags)
     if workers is not None:
         values["cluster"] = {**values.get("cluster", {}), "workers": workers}
     if not (values.get("adapt") or values.get("labels")):
@@ -247,7 +163,7 @@ def adapt(
     from tasks.steps import check, following
 
     check(config)
-    with _flow_run() as follow, following(follow):
+    with flow_run() as follow, following(follow):
         typer.echo(adapt_flow(config))
 
 
@@ -256,7 +172,7 @@ def _scene_values(scene: Path) -> dict[str, Any]:
     if (scene / "run.json").is_file():
         return as_keys(json.loads((scene / "run.json").read_text(encoding="utf-8"))["config"])
     if scene.suffix.lower() in CONFIG_SUFFIXES:
-        return as_keys(_read_config(scene))
+        return as_keys(read_config(scene))
     return {"post": (str(scene),), "name": scene.stem}
 
 
@@ -294,34 +210,6 @@ def evaluate(
         typer.echo(json.dumps(result, indent=2))
     else:
         print_scores(result)
-
-
-def print_scores(result: dict[str, Any]) -> None:
-    """Pixel scores, object detection by size class and area error as tables on stdout."""
-    pixels = Table(title="Landslide class, observed pixels", title_justify="left")
-    for key in SCORES:
-        pixels.add_column(key, justify="right")
-    pixels.add_row(*(_figure(result["pixels"][key]) for key in SCORES))
-    out_console.print(pixels)
-    if "objects" not in result:
-        return
-    table = Table(title="Mapped landslides found, by size", title_justify="left")
-    for key in ("size, m2", "mapped", "found", "rate"):
-        table.add_column(key, justify="right")
-    for name, row in result["objects"]["by_size_m2"].items():
-        table.add_row(name, *(_figure(value) for value in row.values()))
-    out_console.print(table)
-    area = result["area"]
-    out_console.print(
-        f"False alarms: {result['objects']['false_alarms']} of {result['objects']['predicted']} landslides. "
-        f"Area: {area['predicted_m2'] / 1e6:.3f} km2 found, {area['truth_m2'] / 1e6:.3f} km2 mapped."
-    )
-
-
-def _figure(value: float | int | None) -> str:
-    if value is None:
-        return "undefined"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 @app.command()
@@ -448,7 +336,7 @@ def train(
         "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "epoch_steps": epoch_steps,
         "patience": patience,
     }  # fmt: skip
-    typer.echo(run_train(as_training_keys(_read_config(config)) | _given(flags)))
+    typer.echo(run_train(as_training_keys(read_config(config)) | given(flags)))
 
 
 def run_train(values: dict[str, Any]) -> Path:
@@ -462,19 +350,8 @@ def run_train(values: dict[str, Any]) -> Path:
         return prepared.weights
     from flows.train import train as train_flow
 
-    with _flow_run() as follow:
+    with flow_run() as follow:
         return Path(train_flow(run, follow=follow))
-
-
-def terminal_handler() -> logging.Handler:
-    """Log lines on stderr, without what Prefect's engine says of states that are no trouble.
-
-    What a flow itself logs is shown; a Prefect server gets every line.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(lambda line: line.levelno >= logging.WARNING or "prefect" not in Path(line.pathname).parent.parts)
-    return handler
 
 
 def main() -> None:
