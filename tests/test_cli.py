@@ -8,7 +8,8 @@ import pytest
 import rasterio
 from affine import Affine
 
-from flows.cli import main, spread_files, terminal_handler
+from flows.cli import main
+from flows.terminal import spread_files, terminal_handler
 
 
 @pytest.fixture
