@@ -62,7 +62,7 @@ def evaluate(product: Path, truth: str, aoi: Path | None = None, valid: Path | N
 
 
 @flow(name="train", flow_run_name=_run_name, validate_parameters=False)
-def train(run: TrainRun | dict[str, Any], *, follow: Follow = lambda *_: None) -> str:
+def train(run: TrainRun | dict[str, Any], *, follow: Follow | None = None) -> str:
     """Tiles to weights with a model card; returns the weights file. A killed training goes on at its last epoch.
 
     Raises: InputError for inputs that cannot be worked with.
@@ -80,7 +80,7 @@ def train(run: TrainRun | dict[str, Any], *, follow: Follow = lambda *_: None) -
     return str(prepared.weights)
 
 
-def _reporter(prepared: learning.Prepared, follow: Follow) -> learning.OnStep:
+def _reporter(prepared: learning.Prepared, follow: Follow | None) -> learning.OnStep:
     """Steps as a progress artifact and on the terminal."""
     steps = prepared.config.steps
     artifact: Any = create_progress_artifact(
@@ -88,7 +88,8 @@ def _reporter(prepared: learning.Prepared, follow: Follow) -> learning.OnStep:
     )
 
     def report(step: int, _loss: float) -> None:
-        follow("training steps", step, steps)
+        if follow is not None:
+            follow("training steps", step, steps)
         if step % REPORT_EVERY == 0 or step == steps:
             update_progress_artifact(artifact, progress=100.0 * step / steps)
 
