@@ -19,7 +19,7 @@ from skimage.filters import threshold_otsu
 from catalog.schema import FloatArray
 
 LEAST_SEPARABILITY: Final = 0.70
-"""Otsu's eta: a normal law cut at its mean has 0.64 (2 / pi), an even one 0.75; ground with landslides came to 0.59 to
+"""Otsu's eta: a normal law cut at its mean has 0.64 (2 / pi), an even one 0.75; ground with landslides came to 0.71 to
 0.80 with the shipped network (`benchmarks/thresholds.py`)."""
 LEAST_PROBABILITY: Final = 0.02
 """Below it a pixel is not called a landslide whatever the histogram says."""
