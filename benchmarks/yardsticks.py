@@ -66,7 +66,8 @@ def unet(epochs: int) -> dict[str, float | int | None]:
     network = smp.Unet("tu-tf_efficientnet_lite0", encoder_weights=None, classes=2)
     known = network.encoder.model.state_dict()
     network.encoder.model.load_state_dict({k: v for k, v in imagenet_state().items() if k in known}, strict=False)
-    images, masks = read_landslide4sense(data_dir() / LANDSLIDE4SENSE, split="train", without_blocks="B")
+    tiles = read_landslide4sense(data_dir() / LANDSLIDE4SENSE, split="train", without_blocks="B")
+    images, masks = tiles.images, tiles.masks
     batch, steps = 16, epochs * (len(images) // 16)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)

@@ -18,13 +18,14 @@ from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import unary_union
 
-from catalog.config import Event, RunConfig
+from catalog.config import DEFAULT_BLOCK_PX, Event, RunConfig
 from catalog.grid import Bounds, Grid, snap_grid, utm_epsg
 from catalog.items import BAND_INDEX, BASELINE, LOCAL, local_item, search_stac
 from catalog.rasters import RasterInfo, describe_raster, open_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
-from catalog.sensors import S2_OFFSET_BASELINE, Sensor, sensor
+from catalog.sensors import Sensor, sensor
+from catalog.store import probe_root
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
     warnings = _check_times(config, post, pre)
     for epoch in filter(None, (post, pre)):
-        warnings += [*_warn_offsets(epoch), *_warn_quality(epoch, entry)]
+        warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry)]
     warnings += _warn_partial(config, pre_files, grid=grid)
     check_places(config)
     for warning in warnings:
@@ -75,15 +76,29 @@ def check_inputs(config: RunConfig) -> Inputs:
     return Inputs(grid, post, pre, dem, aoi, config.event, _not_used(config, pre), tuple(warnings))
 
 
+def check_scene(path: Path, *, sensor_name: str, block_px: int = DEFAULT_BLOCK_PX) -> tuple[Epoch, Grid]:
+    """A post-event file as an epoch, and the grid of its own pixel size over it.
+
+    Raises: InputError when a run with this sensor could not work with the file.
+    """
+    entry = sensor(sensor_name)
+    epoch = Epoch("post", entry.name, (local_item(path, entry).to_dict(transform_hrefs=False),))
+    (info,) = _describe(epoch, entry)
+    epsg = _epsg(info)
+    bounds = _footprint([info], epsg).bounds
+    return epoch, snap_grid(bounds, epsg=epsg, gsd_m=info.gsd_m, block_px=block_px)
+
+
 def check_places(config: RunConfig) -> None:
     """Raise when stores or products could not be written where they are to go. Nothing is left behind.
 
-    Raises: InputError naming the flag. Object stores are not asked: their own error comes with the first block.
+    Raises: InputError naming the flag.
     """
     if "://" in config.out:
         raise InputError(f"--out {config.out}: got an address; expected a folder: products are local files")
     for flag, place in (("--out", config.out), ("--root", config.root)):
         if "://" in place:
+            probe_root(place)
             continue
         there = next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.exists())
         try:
@@ -308,11 +323,11 @@ def _wrong_order(role: Role, got: datetime, expected: str, limit: datetime) -> s
     )
 
 
-def _warn_offsets(epoch: Epoch) -> list[str]:
+def _warn_offsets(epoch: Epoch, entry: Sensor) -> list[str]:
     """Sentinel-2 files that do not say whether their DN carry the offset of baseline 04.00."""
-    if epoch.sensor != "sentinel2-l2a":
+    if entry.offset_baseline is None:
         return []
-    major, minor = S2_OFFSET_BASELINE
+    major, minor = entry.offset_baseline
     return [
         f"{item['id']}: its processing baseline is not known: its DN are taken to be without the -1000 offset of "
         f"baseline {major:02d}.{minor:02d}; set the tag PROCESSING_BASELINE in the file if they carry it"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,9 +24,11 @@ FLAG_NAMES: Final = {
     "gsd": "gsd_m",
     "block": "block_px",
 }
-"""Keys as the command line calls them."""
+"""Keys of a detection as the command line calls them."""
 
-SEVERAL: Final = ("post", "pre", "mask", "pre_mask")
+TRAINING_FLAG_NAMES: Final = {"crop": "crop_px", "loss": "losses"}
+
+SEVERAL: Final = ("post", "pre", "mask", "pre_mask", "leave_out")
 """Keys that hold several files: one alone need not be a list."""
 
 
@@ -102,6 +104,16 @@ class RunConfig(Strict):
     event: Event | None = None
     model: str = DEFAULT_MODEL
     """A registered model's name, or a folder or file with weights and card."""
+    labels: str | None = None
+    """Landslides that were mapped in the area, FILE[:LAYER[,LAYER]]: the network is fine-tuned on them."""
+    labelled_area: str | None = None
+    """Vector file of the ground that was looked at when they were mapped; None = all of the scene."""
+    adapt: str | None = None
+    """Folder of labelled tiles of other events: without labels here the network is adapted from them (ADANet)."""
+    leave_out: tuple[str, ...] = ()
+    """Events among those tiles that take no part."""
+    network_steps: int = Field(default=120, ge=1)
+    """Steps of the optimiser in fine-tuning or adaptation."""
     threshold: Literal["scene", "card"] | Annotated[float, Field(gt=0, lt=1)] = "scene"
     """Landslide probability from which a pixel is a landslide: a number, the model card's, or the scene's own."""
     min_area_m2: float | None = Field(default=None, ge=0)
@@ -143,10 +155,64 @@ class RunConfig(Strict):
             raise ValueError("a pre-event mask without pre-event imagery; give --pre FILE as well")
         return self
 
+    @model_validator(mode="after")
+    def _has_what_it_learns_from(self) -> RunConfig:
+        if self.leave_out and not self.adapt:
+            raise ValueError("events to leave out, but nothing to adapt from; give --adapt FOLDER as well")
+        if self.labelled_area and not self.labels:
+            raise ValueError("a labelled area without labels; give --labels FILE[:LAYER] as well")
+        return self
+
     @property
     def chunk_px(self) -> int:
         """Inner chunk of a shard, in pixels."""
         return min(INNER_CHUNK_PX, self.block_px)
+
+
+class TrainRun(Strict):
+    """Everything a training is told; the numbers' defaults are those of `models.training.TrainConfig`."""
+
+    tiles: str
+    """Folder of labelled tiles."""
+    out: str
+    """Folder for weights, card and plots: one training each."""
+    model: str = DEFAULT_MODEL
+    """A registered architecture."""
+    leave_out: tuple[str, ...] = ()
+    """Events (Landslide4Sense: letters of id blocks) that take no part."""
+    hold_out: tuple[str, ...] = ()
+    """Events that validate; without any the data set's own split does, or one in space."""
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(default=900, ge=1)
+    batch: int = Field(default=16, ge=2)
+    """Crops a step: batch statistics need two."""
+    crop_px: int = Field(default=192, ge=64, multiple_of=16)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    losses: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {"boundary": 1.0, "dice": 1.0}
+    """Weight by name of `models.losses.LOSSES`."""
+    landslide_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of crops that are laid around a landslide."""
+    epoch_steps: int = Field(default=90, ge=1)
+    """Steps after which the network is validated and the state saved."""
+    patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better validation F1 after which training stops; None = never."""
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        """`boundary`, `["boundary=1", "dice=0.5"]` or weights by name."""
+        if not isinstance(value, str | list | tuple):
+            return value
+        pairs = [str(word).partition("=") for word in ([value] if isinstance(value, str) else value)]
+        if len({name for name, _, _ in pairs}) < len(pairs):
+            raise ValueError("a loss is given twice; expected each NAME=WEIGHT once")
+        return {name: weight if equals else 1.0 for name, equals, weight in pairs}
+
+    @field_validator("leave_out", "hold_out", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """`A,B` is a list of two, an empty text of none."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:
@@ -154,11 +220,34 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
 
     Raises: InputError naming each key that does not fit, what was expected and what was got.
     """
+    return _parse(RunConfig, as_keys(values))
+
+
+def parse_training(values: Mapping[str, Any]) -> TrainRun:
+    """The checked configuration of a training; keys may be the flags' names.
+
+    Raises: InputError naming each key that does not fit, what was expected and what was got.
+
+    >>> parse_training({"tiles": "tiles", "out": "out", "crop": 128, "loss": ["dice", "focal=0.5"]}).losses
+    {'dice': 1.0, 'focal': 0.5}
+    """
+    return _parse(TrainRun, as_training_keys(values))
+
+
+Config = TypeVar("Config", bound=Strict)
+
+
+def _parse(kind: type[Config], values: Mapping[str, Any]) -> Config:
     try:
-        return RunConfig.model_validate(as_keys(values))
+        return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        lines = [_explain(detail, known=kind.model_fields) for detail in error.errors()]
         raise InputError("configuration: " + "; ".join(lines)) from None
+
+
+def as_training_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values under the keys of `TrainRun`. Raises: InputError when a value is given twice."""
+    return _renamed(values, TRAINING_FLAG_NAMES)
 
 
 def as_keys(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,36 +261,38 @@ def as_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     >>> as_keys({"post": "a.tif", "block": 512, "workers": 2})
     {'post': ('a.tif',), 'block_px': 512, 'cluster': {'workers': 2}}
     """
+    told = _renamed(values, FLAG_NAMES)
+    told |= {key: (told[key],) for key in SEVERAL if isinstance(told.get(key), str)}
+    if isinstance(told.get("cluster"), str):
+        told["cluster"] = {"address": told["cluster"]}
+    stated = told.get("cluster", {})
+    placed = {key: told.pop(key) for key in ("workers", "threads") if key in told}
+    if not placed or not isinstance(stated, Mapping):
+        return told  # a cluster of another type is refused with the other keys
+    if twice := sorted(placed.keys() & stated.keys()):
+        raise InputError(f"configuration: `{twice[0]}` is given twice (also in `cluster`); keep one of them")
+    return {**told, "cluster": {**stated, **placed}}
+
+
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    cluster: dict[str, Any] = {}
     for name, value in values.items():
         plain = str(name).replace("-", "_")
-        key = FLAG_NAMES.get(plain, plain)
-        if key in told or key in cluster:
+        key = names.get(plain, plain)
+        if key in told:
             raise InputError(f"configuration: `{name}` is given twice (also as `{key}`); keep one of them")
-        if key in ("workers", "threads"):
-            cluster[key] = value
-        elif key == "cluster" and isinstance(value, str):
-            told[key] = {"address": value}
-        else:
-            told[key] = (value,) if key in SEVERAL and isinstance(value, str) else value
-    if not cluster:
-        return told
-    stated = told.get("cluster", {})
-    if not isinstance(stated, Mapping):
-        return told  # refused with the other keys, by its type
-    if twice := sorted(cluster.keys() & stated.keys()):
-        raise InputError(f"configuration: `{twice[0]}` is given twice (also in `cluster`); keep one of them")
-    return {**told, "cluster": {**stated, **cluster}}
+        told[key] = value
+    return told
 
 
-def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+def _explain(detail: Any, *, known: Iterable[str]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     key = ".".join(str(part) for part in detail["loc"]) or "run"
     if detail["type"] == "missing" and key == "name":
         return "the run has no name; pass --name EVENT_ID or --event FILE|ID, or a `name` in the configuration"
+    if detail["type"] == "missing":
+        return f"`{key}` is missing; pass --{key}, or `{key}` in the configuration"
     if detail["type"] == "extra_forbidden":
-        known = ", ".join(RunConfig.model_fields)
-        return f"unknown key `{key}`; expected one of: {known}"
+        return f"unknown key `{key}`; expected one of: {', '.join(known)}"
     return f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (got {detail['input']!r:.80})"
 
 

@@ -50,7 +50,7 @@ def find_delivery(folder: Path, sensor: Sensor) -> Delivery:
 
     Raises: InputError when the sensor does not come in folders, a required band is missing, or there are two scenes.
     """
-    if not sensor.is_delivered_by_band:
+    if sensor.folder is None:
         raise InputError(f"{folder}: is a folder; sensor {sensor.name} expects a raster file; give the file itself")
     names = sorted(path for path in folder.rglob("*") if path.is_file())
     wanted = {source.assets[0]: source.files for source in sensor.bands.values()}
@@ -61,15 +61,12 @@ def find_delivery(folder: Path, sensor: Sensor) -> Delivery:
     if missing := [band for band in sensor.required if sensor.bands[band].assets[0] not in files]:
         raise InputError(
             f"{folder}: band(s) {', '.join(missing)} missing among its {len(names)} files; sensor {sensor.name} "
-            f"expects a file a band, e.g. {_example(sensor)}; give the scene's folder, or choose the right --sensor"
+            f"expects a file a band, e.g. {sensor.folder.example}; give the scene's folder, or choose the right "
+            "--sensor"
         )
-    if sensor.name == "sentinel2-l2a":
+    if sensor.folder.metadata == "sentinel2":
         return _sentinel2(files, names, sensor)
     return Delivery(files, time_utc=_landsat_time(files, names))
-
-
-def _example(sensor: Sensor) -> str:
-    return "..._B02_10m.jp2" if sensor.name == "sentinel2-l2a" else "LC08_..._SR_B4.TIF"
 
 
 def _pick(paths: Sequence[Path], patterns: Sequence[str], *, folder: Path) -> Path | None:

@@ -64,7 +64,7 @@ CLASS_NAMES: Final = {CLEAR: "clear", LANDSLIDE: "landslide", NOT_OBSERVED: "not
 
 
 def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, Any]] = dict) -> Path:
-    """Folder `out/event_id/vN` with every file of `WRITERS`; it appears at once, whole, or not at all.
+    """Folder `out/event_id/vN` with every file of `WRITERS` and `run.json`; it appears at once, whole, or not at all.
 
     `closing` gives the provenance that is known only when everything but `run.json` is written.
 
@@ -83,11 +83,10 @@ def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, A
     product = replace(product, preview=read_preview(product))
     for name, writer in WRITERS.items():
         started = perf_counter()
-        if writer is _write_run:
-            product = replace(product, provenance={**product.provenance, **closing()})
         path = writer(product, partial)
         log.info("%s v%d: %s, %d bytes, %.1f s", product.event_id, product.version, name, path.stat().st_size,
                  perf_counter() - started)  # fmt: skip
+    _write_run(replace(product, provenance={**product.provenance, **closing()}), partial)
     partial.rename(final)
     write_collection(product, event_dir)
     return final
@@ -291,7 +290,6 @@ WRITERS: Final[Mapping[str, Writer]] = MappingProxyType(
         "map.png": _write_map,
         "report.html": _write_report,
         "item.json": write_item,
-        "run.json": _write_run,
     }
 )
-"""One writer a file, in this order: `run.json` is last because it holds the hashes of the others."""
+"""One writer a file, in this order; `run.json` comes after them, because it holds their hashes."""

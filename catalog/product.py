@@ -41,7 +41,7 @@ class Preview:
     post: FloatArray
     """(3, y, x) float32, reflectance, NaN = not observed."""
     pre: FloatArray | None
-    """As `post`, or None without pre-event imagery."""
+    """As `post`; None where the product has none."""
     probability: FloatArray
     """(y, x) float32, 0-1, NaN = not observed."""
     transform: Affine
@@ -109,6 +109,7 @@ class Product:
     post: xr.Dataset
     """red, green, blue: (y, x) float32, reflectance, NaN = nodata."""
     pre: xr.Dataset | None = None
+    """As `post`; None without pre-event imagery that the result rests on."""
     post_time_utc: tuple[datetime, datetime] | None = None
     """First and last post-event scene; None = not known."""
     used: list[str] = field(default_factory=list)

@@ -50,6 +50,8 @@ ATTRIBUTES: Final[Mapping[str, tuple[str, str]]] = {
     "review_status": ("Review", "{}"),
 }
 """Attributes shown on a click and in the table, where the inventory has them: label and format."""
+MACHINE_READ: Final = ("mlm", "reliability")
+"""Parts of the model card that the report leaves to `item.json` and `run.json`."""
 TABLE_COLUMNS: Final = ("area_m2", "confidence", "probability_mean", "slope_mean_deg", "relief_m", "volume_m3")
 
 
@@ -62,6 +64,7 @@ def render_report(product: Product, preview: Preview) -> str:
     lonlat = ranked.head(LARGEST_ROWS).representative_point().to_crs(4326)
     return environment.from_string(source).render(
         product=product,
+        card={key: value for key, value in product.model_card.items() if key not in MACHINE_READ},
         headline=product.headline,
         place=describe_place(product),
         layers=_layers(preview),

@@ -6,7 +6,7 @@ A new sensor is one entry of `SENSORS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -54,6 +54,16 @@ class QaSource:
 
 
 @dataclass(frozen=True)
+class FolderSource:
+    """How a scene comes as a folder with a file a band, as `BandSource.files` names them."""
+
+    metadata: Literal["sentinel2", "landsat"]
+    """Whose names and metadata: they say when the scene was taken (`catalog.deliveries`)."""
+    example: str
+    """A band's file, for messages."""
+
+
+@dataclass(frozen=True)
 class Sensor:
     """One kind of imagery."""
 
@@ -73,12 +83,11 @@ class Sensor:
     outside has another scale, or is another product."""
     licence: str
     qa: QaRule = "none"
-    qa_source: QaSource | None = field(default=None)
-
-    @property
-    def is_delivered_by_band(self) -> bool:
-        """True where a scene can come as a folder with a file a band."""
-        return any(source.files for source in self.bands.values())
+    qa_source: QaSource | None = None
+    folder: FolderSource | None = None
+    """None where every scene is a raster file."""
+    offset_baseline: tuple[int, int] | None = None
+    """First processing baseline whose DN carry `S2_OFFSET`; None where the bands' own offset is constant."""
 
     @property
     def is_8bit(self) -> bool:
@@ -104,14 +113,14 @@ def reflectance_offset(sensor: Sensor, band: str, *, properties: Mapping[str, An
 
     Source: see `S2_OFFSET`.
     """
-    if sensor.name != "sentinel2-l2a":
+    if sensor.offset_baseline is None:
         return sensor.bands[band].offset
     if properties.get("earthsearch:boa_offset_applied"):
         return 0.0
     stated = float((asset.get("raster:bands") or [{}])[0].get("offset", 0.0))
     if stated:
         return stated
-    return S2_OFFSET if _baseline(properties) >= S2_OFFSET_BASELINE else 0.0
+    return S2_OFFSET if _baseline(properties) >= sensor.offset_baseline else 0.0
 
 
 def _baseline(properties: Mapping[str, Any]) -> tuple[int, int]:
@@ -191,6 +200,8 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 qa_source=QaSource(
                     "scl", ("scl", "SCL"), 7, "uint8", fill=0, files=(r"_SCL(?:_\d+m)?\.(?:jp2|tiff?)$",)
                 ),
+                folder=FolderSource("sentinel2", "..._B02_10m.jp2"),
+                offset_baseline=S2_OFFSET_BASELINE,
             ),
             Sensor(
                 name="landsat-c2-l2",
@@ -218,6 +229,7 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 qa_source=QaSource(
                     "qa_pixel", ("qa_pixel", "QA_PIXEL"), 7, "uint16", fill=1, files=(r"_QA_PIXEL\.tiff?$",)
                 ),
+                folder=FolderSource("landsat", "LC08_..._SR_B4.TIF"),
             ),
             Sensor(
                 name="planetscope-4b",

@@ -75,9 +75,13 @@ def write_collection(product: Product, event_dir: Path) -> Path:
 
 
 def build_item(product: Product) -> pystac.Item:
-    """The STAC item of a product; its geometry is the footprint, its datetime the first post-event scene's."""
+    """The STAC item of a product; its geometry is the footprint, its datetime the first post-event scene's.
+
+    The network's fields (MLM) are the model card's.
+    """
     footprint = _footprint(product)
     when, source = _datetime(product)
+    network = product.model_card.get("mlm", {})
     item = pystac.Item(
         id=f"{product.event_id}-v{product.version}",
         geometry=mapping(footprint),
@@ -92,9 +96,9 @@ def build_item(product: Product) -> pystac.Item:
             "landslidenet:landslides": product.headline.count,
             "landslidenet:landslide_area_m2": round(product.headline.area_m2),
             "landslidenet:observed_area_m2": round(product.headline.observed_m2),
-            **_model(product),
+            **network,
         },
-        stac_extensions=[RASTER_SCHEMA, MLM_SCHEMA],
+        stac_extensions=[RASTER_SCHEMA, *([MLM_SCHEMA] if network else [])],
         collection=product.event_id,
     )
     box = product.grid.geobox_of(product.window)
@@ -131,33 +135,6 @@ def _raster_fields(variable: Variable) -> dict[str, Any]:
     if not variable.is_mask:
         band |= {"raster:scale": variable.scale, "raster:offset": variable.offset}
     return {"bands": [band]}
-
-
-def _model(product: Product) -> dict[str, Any]:
-    card = product.model_card
-    bands = [str(b) for b in card.get("bands", ("red", "green", "blue"))]
-    size = int(card.get("window_px", -1))  # -1 is MLM's sign for "any"
-    tensor = {"dim_order": ["batch", "bands", "height", "width"], "data_type": "float32"}
-    return {
-        "mlm:name": str(card.get("name", "unknown")),
-        "mlm:architecture": str(card.get("architecture", card.get("name", "unknown"))),
-        "mlm:framework": "pytorch",
-        "mlm:tasks": ["semantic-segmentation"],
-        "mlm:input": [
-            {"name": "imagery", "bands": bands, "input": {"shape": [-1, len(bands), size, size], **tensor}},
-        ],
-        "mlm:output": [
-            {
-                "name": "landslide probability",
-                "tasks": ["semantic-segmentation"],
-                "result": {"shape": [-1, 1, size, size], **tensor},
-                "classification:classes": [
-                    {"value": 0, "name": "clear", "description": "observed, no landslide"},
-                    {"value": 1, "name": "landslide", "description": "observed, landslide"},
-                ],
-            },
-        ],
-    }
 
 
 def _datetime(product: Product) -> tuple[datetime, str]:

@@ -14,7 +14,9 @@ import posixpath
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
+from uuid import uuid4
 
 import dask
 import dask.array as da
@@ -23,10 +25,11 @@ import numpy as np
 import rioxarray  # noqa: F401 - gives Datasets their `.rio`
 import xarray as xr
 import zarr
+from botocore.exceptions import BotoCoreError
 
 from catalog.config import environment
 from catalog.grid import Block, Grid, Window
-from catalog.schema import StoreError, Variable
+from catalog.schema import InputError, StoreError, Variable
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +90,22 @@ def _zarr_store(url: str) -> Any:  # noqa: ANN401 - zarr.abc.store.Store
     if "://" not in url:
         return zarr.storage.LocalStore(url)
     return zarr.storage.FsspecStore.from_url(url, storage_options={"asynchronous": True, **storage_options(url)})
+
+
+def probe_root(root: str) -> None:
+    """Write a tiny object below an address where stores are to go, and delete it.
+
+    Raises: InputError when that is refused.
+    """
+    try:
+        fs, path = _filesystem(posixpath.join(root, f".probe-{uuid4().hex}"))
+        fs.pipe_file(path, b"")
+        fs.rm_file(path)
+    except (OSError, BotoCoreError, ImportError, ValueError) as error:
+        raise InputError(
+            f"--root {root}: cannot be written ({error}); expected a place where objects can be written and deleted; "
+            "check the address, the credentials (AWS_ACCESS_KEY_ID and others) and LANDSLIDENET_S3_ENDPOINT"
+        ) from None
 
 
 def create_store(ref: StoreRef) -> None:
@@ -188,6 +207,20 @@ def encode(variable: Variable, values: np.ndarray[Any, Any], *, where: str) -> n
     return np.where(finite, scaled, variable.nodata).astype(variable.dtype)
 
 
+def decode(variable: Variable, stored: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values in memory of what `encode` stored; scaled variables are float32, NaN = nodata.
+
+    Computed in float64 and rounded once, without a float64 copy: the dtype of the computation is not that of the array.
+    """
+    if variable.memory_dtype == stored.dtype:
+        return stored
+    values = np.empty(stored.shape, variable.memory_dtype)
+    np.multiply(stored, variable.scale, out=values, dtype=np.float64, casting="same_kind")
+    values += variable.offset
+    values[stored == variable.nodata] = np.nan
+    return values
+
+
 def _write_json(ref: StoreRef, name: str, values: Mapping[str, Any]) -> None:
     fs, path = _filesystem(ref.ledger_url)
     target = posixpath.join(path, f"{name}.json")
@@ -238,11 +271,17 @@ def open_store(ref: StoreRef) -> xr.Dataset:
     """
     if not is_complete(ref):
         raise StoreError(f"{ref.url} is not complete; re-run the step that writes it")
-    return _open(ref).chunk({"y": ref.grid.block_px, "x": ref.grid.block_px})
+    dataset = _open(ref).chunk({"y": ref.grid.block_px, "x": ref.grid.block_px})
+    for variable in ref.variables:
+        stored = dataset[variable.name]
+        values = stored.data.map_blocks(partial(decode, variable), dtype=variable.memory_dtype)
+        dataset[variable.name] = xr.DataArray(values, dims=stored.dims, attrs=variable.attrs())
+    return dataset
 
 
 def _open(ref: StoreRef) -> xr.Dataset:
-    dataset = xr.open_zarr(_zarr_store(ref.url), chunks=None, consolidated=False)
+    """The store as it is on disk: not decoded."""
+    dataset = xr.open_zarr(_zarr_store(ref.url), chunks=None, consolidated=False, mask_and_scale=False)
     picked: xr.Dataset = dataset[list(ref.names)]
     return picked
 
@@ -256,7 +295,7 @@ def read_window(ref: StoreRef, window: Window) -> xr.Dataset:
     for variable in ref.variables:
         full = np.full(window.shape, _empty(variable), dtype=variable.memory_dtype)
         if not inside.empty:
-            full[inside.shift(-window.y0, -window.x0).slices] = part[variable.name].values
+            full[inside.shift(-window.y0, -window.x0).slices] = decode(variable, part[variable.name].values)
         arrays[variable.name] = (("y", "x"), full)
     geobox = ref.grid.geobox_of(window)
     y, x = (geobox.coordinates[name].values for name in geobox.dimensions)
@@ -277,14 +316,14 @@ def read_sample(ref: StoreRef, *, max_pixels: int = SAMPLE_PIXELS) -> xr.Dataset
     step = max(1, int(np.ceil(np.sqrt(scene.shape[0] * scene.shape[1] / max_pixels))))
     rows, cols = range(scene.y0, scene.y1, step), range(scene.x0, scene.x1, step)
     dataset = _open(ref)
-    sampled = {name: np.empty((len(rows), len(cols)), dataset[name].dtype) for name in ref.names}
+    sampled = {v: np.empty((len(rows), len(cols)), v.memory_dtype) for v in ref.variables}
     for block in ref.grid.blocks:
         inside = ref.grid.window(block).intersect(scene)
         (y, to_y), (x, to_x) = (_picks(*axis) for axis in zip((rows, cols), inside.slices, strict=True))
-        for name, values in sampled.items():
-            values[to_y, to_x] = dataset[name].isel(y=y, x=x).values
+        for variable, values in sampled.items():
+            values[to_y, to_x] = decode(variable, dataset[variable.name].isel(y=y, x=x).values)
     places = {"y": dataset["y"].values[rows], "x": dataset["x"].values[cols]}
-    return xr.Dataset({name: (("y", "x"), values) for name, values in sampled.items()}, coords=places)
+    return xr.Dataset({v.name: (("y", "x"), values) for v, values in sampled.items()}, coords=places)
 
 
 def _picks(places: range, span: slice) -> tuple[slice, slice]:

@@ -22,13 +22,16 @@ from rasterio.enums import Resampling
 from rasterio.features import rasterize, shapes
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RioWindow
-from shapely.geometry import shape
+from shapely.geometry import box, shape
+from shapely.geometry.base import BaseGeometry
 
 from catalog.grid import is_metric
 from catalog.rasters import describe_raster
 from catalog.schema import CLEAR, LANDSLIDE, NOT_OBSERVED, InputError
 
 STRIP_ROWS: Final = 1024
+GROUND_PX: Final = 256
+"""Side of the pieces of valid ground: what is clipped to them then meets few vertices."""
 LONGEST_SIDE_PX: Final = 4096
 MIN_GSD_M: Final = 1.0
 """The grid of an inventory that neither lies beside a raster nor states its pixel size."""
@@ -222,9 +225,10 @@ def _strips(raster: Any) -> Iterator[RioWindow]:  # noqa: ANN401 - rasterio
 
 def _burn(layer: gpd.GeoDataFrame, product: Any, window: RioWindow) -> NDArray[np.bool_]:  # noqa: ANN401 - rasterio
     size = (int(window.height), int(window.width))
-    if layer.empty:
+    near = layer.geometry.iloc[layer.sindex.query(box(*product.window_bounds(window)))]
+    if near.empty:
         return np.zeros(size, dtype=bool)
-    return np.asarray(rasterize(layer.geometry, out_shape=size, transform=product.window_transform(window)) > 0)
+    return np.asarray(rasterize(near, out_shape=size, transform=product.window_transform(window)) > 0)
 
 
 def _warp(path: Path, product: Any, window: RioWindow) -> NDArray[Any]:  # noqa: ANN401 - rasterio
@@ -242,15 +246,24 @@ def polygons_of(classes: Path, *, value: int) -> gpd.GeoDataFrame:
 
 
 def valid_ground(classes: Path, *, aoi: gpd.GeoDataFrame | None, valid: Path | None) -> gpd.GeoDataFrame:
-    """Where both the product observed and the reference was mapped, as polygons."""
+    """Where both the product observed and the reference was mapped, as polygons of at most `GROUND_PX` a side."""
+    pieces: list[BaseGeometry] = []
     with rasterio.open(classes) as product:
-        window = RioWindow(0, 0, product.width, product.height)
-        seen = product.read(1) != NOT_OBSERVED
-        seen &= _burn(aoi, product, window) if aoi is not None else True
-        seen &= _warp(valid, product, window) > 0 if valid is not None else True
-        mask = seen.astype(np.uint8)
-        pieces = [shape(s) for s, _ in shapes(mask, mask=seen, connectivity=4, transform=product.transform)]
+        for window in _strips(product):
+            seen = product.read(1, window=window) != NOT_OBSERVED
+            seen &= _burn(aoi, product, window) if aoi is not None else True
+            seen &= _warp(valid, product, window) > 0 if valid is not None else True
+            pieces += _pieces(seen, product.window_transform(window))
         return gpd.GeoDataFrame(geometry=pieces, crs=product.crs)
+
+
+def _pieces(seen: NDArray[np.bool_], transform: Affine) -> Iterator[BaseGeometry]:
+    """The outlines of what is true, cut at the edges of squares."""
+    for row, col in np.ndindex(*(-(-size // GROUND_PX) for size in seen.shape)):
+        y, x = row * GROUND_PX, col * GROUND_PX
+        mask = seen[y : y + GROUND_PX, x : x + GROUND_PX]
+        place = transform @ Affine.translation(x, y)
+        yield from (shape(s) for s, _ in shapes(mask.astype(np.uint8), mask=mask, connectivity=4, transform=place))
 
 
 def is_raster(source: str) -> bool:

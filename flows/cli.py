@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from typer.core import TyperCommand
 
-from catalog.config import SEVERAL, RunConfig, as_keys, parse_config
+from catalog.config import SEVERAL, RunConfig, TrainRun, as_keys, as_training_keys, parse_config, parse_training
 from catalog.schema import InputError, LandslideError
 
 app = typer.Typer(
@@ -94,7 +94,11 @@ def _read_config(path: Path | None) -> dict[str, Any]:
         raise InputError(f"configuration {path}: cannot be read ({error}); expected a YAML file") from error
     if not isinstance(values, dict):
         raise InputError(f"configuration {path}: got {type(values).__name__}; expected keys and values")
-    return as_keys(values)
+    return values
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.items() if value is not None}
 
 
 @app.command(cls=ManyFiles)
@@ -119,6 +123,20 @@ def detect(
     post_time: Annotated[str | None, typer.Option(help="Acquisition, e.g. 2018-09-11T01:30:00Z.")] = None,
     pre_time: Annotated[str | None, typer.Option(help="Acquisition of the pre-event imagery.")] = None,
     model: Annotated[str | None, typer.Option(help="Registered name, or weights file.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: landslides mapped here, to fine-tune the network on.")
+    ] = None,
+    labelled_area: Annotated[str | None, typer.Option(help="Vector file: the ground that was mapped.")] = None,
+    adapt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Labelled tiles of other events: adapt the network to this scene (ADANet)."
+        ),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(metavar="EVENT...", help="Events among those tiles that take no part.")
+    ] = None,
+    network_steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning or adaptation.")] = None,
     threshold: Annotated[
         str | None, typer.Option(help="Landslide probability that counts: a number, `card`, or `scene` (default).")
     ] = None,
@@ -138,14 +156,17 @@ def detect(
     flags = {
         "post": post, "pre": pre, "mask": mask, "pre_mask": pre_mask, "dem": dem, "dem_reproject": dem_reproject,
         "aoi": aoi, "event": event, "name": name, "sensor": sensor, "post_time_utc": post_time,
-        "pre_time_utc": pre_time, "model": model, "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd,
+        "pre_time_utc": pre_time, "model": model, "labels": labels,
+        "labelled_area": labelled_area, "adapt": adapt, "leave_out": leave_out,
+        "network_steps": network_steps,
+        "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd,
         "block_px": block, "root": root, "out": out,
     }  # fmt: skip
-    values = _read_config(config) | {key: value for key, value in flags.items() if value is not None}
-    placed = {"address": cluster, "workers": workers, "threads": threads}
+    values = as_keys(_read_config(config)) | _given(flags)
+    placed = _given({"address": cluster, "workers": workers, "threads": threads})
     stated = values.get("cluster") or {}
     if isinstance(stated, dict):
-        values["cluster"] = stated | {key: value for key, value in placed.items() if value is not None}
+        values["cluster"] = stated | placed
     folder = run_detect(values)
     if as_json:
         typer.echo(json.dumps(json.loads((folder / "run.json").read_text(encoding="utf-8"))))
@@ -160,28 +181,83 @@ def run_detect(values: dict[str, Any]) -> Path:
 
 
 def _in_flow(config: RunConfig) -> Path:
-    """Run the flow with progress bars on stderr; without a Prefect server one is started for the run.
+    """Run the flow; inputs are checked first, so that a bad one is a message within seconds; the flow checks again."""
+    from flows.detect import detect as detect_flow
+    from tasks.steps import check, following
 
-    Inputs are checked before that, so that a bad one is a message within seconds; the flow checks again.
-    """
+    check(config)
+    with _flow_run() as follow, following(follow):
+        return Path(detect_flow(config))
+
+
+@contextmanager
+def _flow_run() -> Iterator[Follow]:
+    """Progress bars on stderr; without a Prefect server one is started for the run."""
     from prefect.settings import (
         PREFECT_SERVER_ANALYTICS_ENABLED,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
         temporary_settings,
     )
 
-    from flows.detect import detect as detect_flow
+    server = {
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S,
+        PREFECT_SERVER_ANALYTICS_ENABLED: False,
+    }
+    with progress_bars() as follow, temporary_settings(server):
+        yield follow
+
+
+@app.command(cls=ManyFiles)
+def adapt(
+    scene: Annotated[Path, typer.Argument(help="Product folder of a run, its YAML configuration, or a raster.")],
+    tiles: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Labelled tiles of other events, to adapt from (ADANet).")
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(metavar="EVENT...", help="Events among those tiles that take no part.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: landslides mapped here, to fine-tune on instead.")
+    ] = None,
+    labelled_area: Annotated[str | None, typer.Option(help="Vector file: the ground that was mapped.")] = None,
+    name: Annotated[str | None, typer.Option(help="Event id.")] = None,
+    sensor: Annotated[str | None, typer.Option(help="Of a raster: rgb8, sentinel2-l2a ...")] = None,
+    model: Annotated[str | None, typer.Option(help="Network to start from.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser.")] = None,
+    root: Annotated[str | None, typer.Option(help="Where stores live.")] = None,
+    out: Annotated[str | None, typer.Option(help="Weights go to OUT/EVENT_ID/networks/.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
+) -> None:
+    """Bring a network to a scene: fine-tuned on its labels, or adapted from other events without any (ADANet).
+
+    `detect` with the same inputs and --adapt or --labels uses the weights that this makes. Last line on stdout: their
+    file.
+    """
+    flags = {
+        "adapt": tiles, "leave_out": leave_out, "labels": labels, "labelled_area": labelled_area, "name": name,
+        "sensor": sensor, "model": model, "network_steps": steps, "root": root, "out": out,
+    }  # fmt: skip
+    values = _scene_values(scene) | _given(flags)
+    if workers is not None:
+        values["cluster"] = {**values.get("cluster", {}), "workers": workers}
+    if not (values.get("adapt") or values.get("labels")):
+        raise InputError("adapt: nothing to learn from; pass --tiles FOLDER of other events, or --labels of this scene")
+    config = parse_config(values)
+    from flows.train import adapt as adapt_flow
     from tasks.steps import check, following
 
     check(config)
-    with (
-        progress_bars() as follow,
-        following(follow),
-        temporary_settings(
-            {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S, PREFECT_SERVER_ANALYTICS_ENABLED: False}
-        ),
-    ):
-        return Path(detect_flow(config))
+    with _flow_run() as follow, following(follow):
+        typer.echo(adapt_flow(config))
+
+
+def _scene_values(scene: Path) -> dict[str, Any]:
+    """The configuration of a product's run, of a YAML file, or of a raster."""
+    if (scene / "run.json").is_file():
+        return as_keys(json.loads((scene / "run.json").read_text(encoding="utf-8"))["config"])
+    if scene.suffix.lower() in CONFIG_SUFFIXES:
+        return as_keys(_read_config(scene))
+    return {"post": (str(scene),), "name": scene.stem}
 
 
 @app.command()
@@ -295,22 +371,99 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     out_console.print(table, soft_wrap=False)
 
 
+def _default(key: str) -> str:
+    """A default of a training, as `--help` shows it."""
+    return str(TrainRun.model_fields[key].default)
+
+
 @app.command()
 def train(
-    tiles: Annotated[Path, typer.Option(help="Folder of the Landslide4Sense RGB tiles.")],
-    out: Annotated[Path, typer.Option(help="Folder for weights and model card.")],
-    model: Annotated[str, typer.Option(help="Registered architecture.")] = "mffenet-lite0",
-    seed: Annotated[int, typer.Option(help="Seed of initialisation and augmentation.")] = 0,
-    steps: Annotated[int, typer.Option(help="Optimiser steps of 16 crops.")] = 900,
-    without_blocks: Annotated[str, typer.Option(help="Id blocks to leave out; B looks like Hokkaido.")] = "B",
+    config: Annotated[Path | None, typer.Argument(help="YAML file: the flags' names as keys.")] = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Labelled tiles: Landslide4Sense in either form, pairs of GeoTIFFs, or a labelled scene.",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for weights, model card, metrics and plots.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default=_default("model"), help="A network of `landslidenet models`."),
+    ] = None,
+    leave_out: Annotated[
+        str | None,
+        typer.Option(metavar="EVENTS", show_default="none", help="Events (id blocks) that take no part, e.g. A,B."),
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(metavar="EVENTS", show_default="the data set's split", help="Events that validate, e.g. D."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(show_default=_default("seed"), help="The same seed gives the same weights.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(show_default=_default("steps"), help="Steps of the optimiser.")] = None,
+    batch: Annotated[int | None, typer.Option(show_default=_default("batch"), help="Crops in a step.")] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(metavar="PX", show_default=_default("crop_px"), help="Side of a crop: a multiple of 16."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(show_default=_default("learning_rate"), help="Highest of the one-cycle schedule.")
+    ] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WEIGHT",
+            show_default="boundary=1 dice=1",
+            help="Repeat to combine: boundary (weighs outlines), boundary-published, cross-entropy, dice, focal.",
+        ),
+    ] = None,
+    landslide_share: Annotated[
+        float | None,
+        typer.Option(show_default=_default("landslide_share"), help="Share of crops laid around a landslide."),
+    ] = None,
+    epoch_steps: Annotated[
+        int | None,
+        typer.Option(show_default=_default("epoch_steps"), help="Steps between validations; each saves the state."),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="EPOCHS",
+            show_default="never",
+            help="Stop after so many without a better validation F1, and take the best weights.",
+        ),
+    ] = None,
 ) -> None:
-    """Train a network on labelled tiles. The last line on stdout is the weights file."""
-    from flows.train import train as train_flow
-    from models.training import TrainConfig
+    """Train a network on labelled tiles. The last line on stdout is the weights file.
 
-    config = TrainConfig(seed=seed, steps=steps)
-    weights = train_flow(tiles=tiles, out=out, model=model, config=config, without_blocks=without_blocks)
-    typer.echo(weights)
+    A training that was killed goes on at its last epoch when the same command is run again.
+    """
+    flags = {
+        "tiles": tiles, "out": out, "model": model, "leave_out": leave_out,
+        "hold_out": hold_out, "landslide_share": landslide_share, "seed": seed, "steps": steps, "batch": batch,
+        "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "epoch_steps": epoch_steps,
+        "patience": patience,
+    }  # fmt: skip
+    typer.echo(run_train(as_training_keys(_read_config(config)) | _given(flags)))
+
+
+def run_train(values: dict[str, Any]) -> Path:
+    """The weights of a training with these configuration values; what is there already is not trained again."""
+    from tasks import learning
+
+    run = parse_training(values)
+    prepared = learning.prepare(run)
+    if prepared.finished:
+        err_console.print(f"{prepared.weights} is trained already: nothing to do", markup=False, soft_wrap=True)
+        return prepared.weights
+    from flows.train import train as train_flow
+
+    with _flow_run() as follow:
+        return Path(train_flow(run, follow=follow))
 
 
 def terminal_handler() -> logging.Handler:

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 MAX_LOCAL_WORKERS: Final = 8
 CONNECT_TIMEOUT_S: Final = 30
+LOOPBACK: Final = "127.0.0.1:0"
+"""Any free port, for this machine alone: without an address the scheduler's pages take port 8787."""
 
 
 def worker_count(config: ClusterConfig) -> int:
@@ -30,6 +32,11 @@ def network_threads(config: ClusterConfig) -> int:
     return config.threads or max(1, (os.cpu_count() or 1) // worker_count(config))
 
 
+def all_threads(config: ClusterConfig) -> int:
+    """Threads of a network that one worker alone trains: those of all workers of a machine."""
+    return network_threads(config) * worker_count(config)
+
+
 @contextmanager
 def dask_client(config: ClusterConfig) -> Iterator[Client]:
     """A connected client; a cluster that was started here is closed with it.
@@ -40,7 +47,7 @@ def dask_client(config: ClusterConfig) -> Iterator[Client]:
         logging.getLogger("distributed").setLevel(logging.WARNING)
         with (
             LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=worker_count(config), threads_per_worker=1, dashboard_address=None, memory_limit=0
+                n_workers=worker_count(config), threads_per_worker=1, dashboard_address=LOOPBACK, memory_limit=0
             ) as cluster,
             Client(cluster) as client,  # type: ignore[no-untyped-call]
         ):

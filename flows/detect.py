@@ -9,8 +9,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from catalog.config import RunConfig, parse_config
 from catalog.events import with_event
-from flows.cluster import dask_client, network_threads
+from flows.cluster import all_threads, dask_client, network_threads
 from tasks import steps
+from tasks.story import Prepared, Run
 
 
 def _run_name() -> str:
@@ -35,17 +36,22 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
     config = parse_config(with_event(config)) if isinstance(config, dict) else config
     prepared = steps.check(config)
     with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
-        return _story(prepared, client=client, threads=network_threads(config.cluster))
+        return _story(prepared, client=client)
 
 
-def _story(prepared: steps.Prepared, *, client: Any, threads: int) -> str:  # noqa: ANN401 - distributed.Client
-    inputs, run = prepared.inputs, steps.Run(prepared)
+def _story(prepared: Prepared, *, client: Any) -> str:  # noqa: ANN401 - distributed.Client
+    inputs, run = prepared.inputs, Run(prepared)
     post = steps.ingest.submit(prepared, inputs.post, client=client)
     pre = steps.ingest.submit(prepared, inputs.pre, client=client) if inputs.pre else None
     elevation = steps.ingest_elevation.submit(prepared, client=client) if inputs.dem else None
 
     post_ref = run.keep("post", post)
-    features = {"probability": steps.probability.submit(prepared, post_ref, client=client, threads=threads)}
+    cluster = prepared.config.cluster
+    network = steps.settle_network.submit(prepared, post_ref, client=client, threads=all_threads(cluster))
+    waiting: Any = network  # Prefect resolves a future that a task is given
+    features = {
+        "probability": steps.probability.submit(waiting, post_ref, client=client, threads=network_threads(cluster))
+    }
     if elevation:
         elevation_ref = run.keep("elevation", elevation)
         features["terrain"] = steps.terrain_features.submit(prepared, elevation_ref, client=client)
@@ -57,6 +63,7 @@ def _story(prepared: steps.Prepared, *, client: Any, threads: int) -> str:  # no
             features["change"] = steps.change_features.submit(
                 prepared, pre_ref, post_ref, pairing=run.pairing, client=client
             )
+    run.settle(network)
     for name, future in features.items():
         run.keep(name, future)
 

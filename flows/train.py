@@ -1,31 +1,104 @@
-"""Train a network on labelled tiles, choose its threshold on validation tiles, write weights and model card."""
+"""Train a network on labelled tiles, bring one to a scene, score a product: each with its artifacts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect import flow, get_run_logger, runtime, tags
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
-from models.training import TrainConfig
-from tasks import review
+from catalog.config import RunConfig, TrainRun, parse_config, parse_training
+from flows.cluster import all_threads, dask_client
+from tasks import learning, review, steps
 
-REPORT_EVERY = 25
+REPORT_EVERY: Final = 25
+Follow = Callable[[str, int, int], None]
+"""(what, done, total): how far it is."""
 
 
-@flow(name="train", flow_run_name="train {model}, seed {config.seed}", validate_parameters=False)
-def train(*, tiles: Path, out: Path, model: str, config: TrainConfig, without_blocks: str) -> Path:
-    """Tiles to weights with a model card; returns the weights file."""
+def _run_name() -> str:
+    run = runtime.flow_run.parameters["run"]
+    values = run if isinstance(run, dict) else run.model_dump()
+    return f"{values.get('model', 'default model')} · seed {values.get('seed', 0)}"
+
+
+def _scene_name() -> str:
+    config = runtime.flow_run.parameters["config"]
+    values = config if isinstance(config, dict) else config.model_dump()
+    return f"{values.get('name') or 'event'} · {values.get('model', 'default model')}"
+
+
+@flow(name="adapt", flow_run_name=_scene_name, validate_parameters=False)
+def adapt(config: RunConfig | dict[str, Any]) -> str:
+    """The weights that `detect` would use for this scene: fine-tuned on its labels, or adapted without any.
+
+    Raises: InputError for inputs that cannot be worked with.
+    """
+    config = parse_config(config) if isinstance(config, dict) else config
+    prepared = steps.check(config)
+    with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
+        post, _ = steps.ingest(prepared, prepared.inputs.post, client=client)
+        settled = steps.settle_network(prepared, post, client=client, threads=all_threads(config.cluster))
+    get_run_logger().info("network: %s", settled.prepared.scenario)
+    return str(settled.prepared.weights)
+
+
+@flow(name="evaluate", flow_run_name="{product}", validate_parameters=False)
+def evaluate(product: Path, truth: str, aoi: Path | None = None, valid: Path | None = None) -> dict[str, Any]:
+    """Scores of a product against mapped landslides, as a table in the Prefect UI too.
+
+    Raises: InputError when product or reference cannot be read.
+    """
+    result = review.evaluate_product(Path(product), truth=truth, aoi=aoi, valid=valid)
+    create_table_artifact(table=[result["pixels"]], key="scores", description="Landslide class, observed pixels")
+    return result
+
+
+@flow(name="train", flow_run_name=_run_name, validate_parameters=False)
+def train(run: TrainRun | dict[str, Any], *, follow: Follow = lambda *_: None) -> str:
+    """Tiles to weights with a model card; returns the weights file. A killed training goes on at its last epoch.
+
+    Raises: InputError for inputs that cannot be worked with.
+    """
     log = get_run_logger()
-    artifact: Any = create_progress_artifact(progress=0.0, key="training", description="Training: steps")
-
-    def on_step(step: int, loss: float) -> None:
-        if step % REPORT_EVERY == 0 or step == config.steps:
-            log.info("step %d of %d, loss %.3f", step, config.steps, loss)
-            update_progress_artifact(artifact, progress=100.0 * step / config.steps)
-
-    network = review.fit_network(tiles, model=model, config=config, without_blocks=without_blocks, on_step=on_step)
-    card = review.publish_network(network, tiles, out=out, model=model, config=config, without_blocks=without_blocks)
+    prepared = learning.prepare(parse_training(run) if isinstance(run, dict) else run)
+    if prepared.finished:
+        log.info("%s is trained already", prepared.weights)
+        return str(prepared.weights)
+    if prepared.step:
+        log.info("going on at step %d of %d", prepared.step, prepared.config.steps)
+    network, rows = learning.train_network(prepared, on_step=_reporter(prepared, follow), on_epoch=_show_epochs)
+    card = learning.publish_network(prepared, network, rows)
     log.info("threshold %.2f, %s", card.threshold, card.metrics)
-    return out / f"{card.name}.safetensors"
+    return str(prepared.weights)
+
+
+def _reporter(prepared: learning.Prepared, follow: Follow) -> learning.OnStep:
+    """Steps as a progress artifact and on the terminal."""
+    steps = prepared.config.steps
+    artifact: Any = create_progress_artifact(
+        progress=100.0 * prepared.step / steps, key="training", description=f"Training {prepared.run.model}: steps"
+    )
+
+    def report(step: int, _loss: float) -> None:
+        follow("training steps", step, steps)
+        if step % REPORT_EVERY == 0 or step == steps:
+            update_progress_artifact(artifact, progress=100.0 * step / steps)
+
+    return report
+
+
+def _show_epochs(rows: Sequence[Mapping[str, float]]) -> None:
+    """The epochs so far as a table in the Prefect UI, and the last one in the log."""
+    last = rows[-1]
+    get_run_logger().info("step %d, loss %.3f, validation F1 %.3f", last["step"], last["loss"], last["f1"])
+    lines = [f"| {row['step']} | {row['loss']:.4f} | {row['f1']:.3f} | {row['iou']:.3f} |" for row in rows]
+    table = "\n".join(["| step | loss | validation F1 | IoU |", "|---|---|---|---|", *lines])
+    create_markdown_artifact(table, key="training-epochs", description="Training: epochs so far")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from models.calibration import Calibration
 from models.registry import MODELS, create_model
@@ -29,7 +30,9 @@ class ModelCard:
     gsd_range_m: tuple[float, float]
     """Imagery pixel sizes at which the network is known to work; others are warned about."""
     lattice_gsd_m: tuple[float, float]
-    """Pixel sizes at which the network itself may be run: imagery outside is resampled to the nearer end."""
+    """Finest and coarsest pixel size at which the network itself may be run."""
+    oversampling: float
+    """Imagery is shown with pixels this many times smaller than its own, within `lattice_gsd_m`: as in training."""
     window_px: int
     threshold: float
     """Landslide probability from which a pixel counts, chosen on validation tiles."""
@@ -41,12 +44,19 @@ class ModelCard:
     split: str
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    """Scores on validation tiles, with the seed."""
+    reliability: dict[str, Any] = field(default_factory=dict)
+    """Bins of probability, frequency and pixels, `before` and `after` calibration, of tiles it was not fitted on."""
+    mlm: dict[str, Any] = field(default_factory=dict)
+    """The network in the fields of STAC's machine-learning-model extension (`models.mlm`)."""
     limits: tuple[str, ...] = ()
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What an event's own network was made of: weights it started from, digests of scene, labels and source tiles."""
 
     def lattice_gsd(self, imagery_gsd_m: float) -> float:
         """The pixel size at which windows of this imagery are predicted."""
         low, high = self.lattice_gsd_m
-        return min(max(imagery_gsd_m, low), high)
+        return min(max(imagery_gsd_m / self.oversampling, low), high)
 
 
 def sha256_of(path: Path) -> str:
@@ -113,20 +123,36 @@ def load_network(weights: Path, card: ModelCard) -> nn.Module:
     return network.eval()
 
 
-def load_published_checkpoint(network: nn.Module, path: str | Path) -> nn.Module:
-    """`network` with the weights of a checkpoint in the authors' format (`torch.save` of a dict with `state_dict`).
+PUBLISHED: Final = "resnet101"
+"""The variant that the authors' training code writes."""
+AUXILIARY_KEYS: Final = "decoder.domain_conv."
+CLASSES_KEY: Final = "decoder.last_conv.8.weight"
 
-    Keys may carry the prefix `module.`; the auxiliary `decoder.domain_conv` of ADANet checkpoints is left out where
-    the network has none.
 
-    Raises: ValueError naming the keys that are missing, left over, or of another shape.
+def load_published_checkpoint(path: str | Path) -> nn.Module:
+    """The paper's network with the weights of a checkpoint in the authors' format, float32, in eval mode.
+
+    The file is `torch.save` of a dict with `state_dict`, whose keys may carry the prefix `module.`. With the auxiliary
+    output `decoder.domain_conv` it is ADANet, without it MFFENet.
+
+    Raises: ValueError naming the keys that are missing, left over, or of another shape, or what the file is instead.
     """
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(stored, dict) or "state_dict" not in stored:
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"checkpoint {path}: it holds more than weights and is not loaded ({error})") from error
+    if not isinstance(stored, dict) or not isinstance(stored.get("state_dict"), dict):
         raise ValueError(f"checkpoint {path}: expected a dict with `state_dict`, got {type(stored).__name__}")
-    state = {k.removeprefix("module."): v for k, v in stored["state_dict"].items()}
-    own = network.state_dict()
-    state = {k: v for k, v in state.items() if k in own or not k.startswith("decoder.domain_conv.")}
+    state = {str(k).removeprefix("module."): v for k, v in stored["state_dict"].items()}
+    kind = "adanet" if any(k.startswith(AUXILIARY_KEYS) for k in state) else "mffenet"
+    classes = state[CLASSES_KEY].shape[0] if CLASSES_KEY in state else 2
+    network = create_model(f"{kind}-{PUBLISHED}", classes=classes)
+    _check_keys(network.state_dict(), state, path)
+    network.load_state_dict(state, strict=False)  # `num_batches_tracked` may be missing in old files
+    return network.float().eval()
+
+
+def _check_keys(own: dict[str, Tensor], state: dict[str, Any], path: str | Path) -> None:
     problems = {
         "missing": sorted(k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")),
         "left over": sorted(state.keys() - own.keys()),
@@ -135,5 +161,3 @@ def load_published_checkpoint(network: nn.Module, path: str | Path) -> nn.Module
     if any(problems.values()):
         told = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:6])}" for what, keys in problems.items() if keys)
         raise ValueError(f"checkpoint {path} does not fit the network: {told}")
-    network.load_state_dict(state, strict=False)
-    return network

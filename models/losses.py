@@ -1,10 +1,13 @@
-"""Boundary-aware loss, as published and as intended, and the soft Dice loss.
+"""The losses of segmentation, by name, and what combines them: a new one is one entry of `LOSSES`.
 
 Source: Xu et al. (2022). The published weight is inverted (2.0 in interiors, less at outlines): see `docs/science.md`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Final, Literal
 
 import torch
@@ -13,6 +16,7 @@ from torch.nn.functional import conv2d, cross_entropy, interpolate, pad
 
 IGNORE: Final = 255
 """Label of pixels that take no part in the loss."""
+FOCUS: Final = 2
 BLUR_PX: Final = 35
 BLUR_SCALE_PX2: Final = 51.0
 STRAIGHT_EDGE_BLUR: Final = 0.079
@@ -58,3 +62,45 @@ def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     probability = logits.float().softmax(dim=1)[:, -1] * labelled
     overlap = (probability * truth).sum()
     return 1 - (2 * overlap + 1) / (probability.sum() + truth.sum() + 1)
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the labelled pixels."""
+    total = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
+
+
+def focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of (1 - p)^2 * cross-entropy, p the probability of the true class. Source: Lin et al. (2017), gamma 2."""
+    losses = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+    hard = (1 - torch.exp(-losses)) ** FOCUS
+    return (hard * losses).sum() / (labels != IGNORE).sum().clamp(min=1)
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits (B, C, H, W) and labels (B, H, W) int64 -> scalar."""
+
+LOSSES: Final[Mapping[str, Loss]] = MappingProxyType(
+    {
+        "boundary": boundary_aware_loss,
+        "boundary-published": partial(boundary_aware_loss, variant="published"),
+        "cross-entropy": mean_cross_entropy,
+        "dice": soft_dice_loss,
+        "focal": focal_loss,
+    }
+)
+
+
+def combine_losses(weights: Mapping[str, float]) -> Loss:
+    """The weighted sum of losses by name.
+
+    Raises: ValueError listing the names when one is not known, or when there is none.
+    """
+    unknown = sorted(set(weights) - set(LOSSES))
+    if unknown or not weights:
+        raise ValueError(f"losses: got {unknown or 'none'}; expected some of {', '.join(LOSSES)}")
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return torch.stack([weight * LOSSES[name](logits, labels) for name, weight in weights.items()]).sum()
+
+    return loss

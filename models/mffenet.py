@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -24,6 +24,7 @@ from models.layers import (
     resize,
     triangle_fork,
 )
+from models.pretrained import imagenet_state
 
 STRIDE = 16
 """Height and width of the input must be multiples of this."""
@@ -40,13 +41,13 @@ class EncoderChannels:
 
 
 class ResNetTaps(nn.Module):
-    """ResNet-101, output stride 16, layer4 with multi-grid dilations 2, 4, 8; x4 tapped before the max-pool."""
+    """A bottleneck ResNet, output stride 16, layer4 with dilations 2, 4, 8; x4 is tapped before the max-pool."""
 
     channels = EncoderChannels(64, 256, 512, 2048)
 
-    def __init__(self) -> None:
+    def __init__(self, timm_name: Literal["resnet50", "resnet101"], *, pretrained: bool = False) -> None:
         super().__init__()
-        net: Any = timm.create_model("resnet101", pretrained=False, num_classes=0, output_stride=STRIDE)
+        net: Any = timm.create_model(timm_name, pretrained=pretrained, num_classes=0, output_stride=STRIDE)
         for block, dilation in zip(net.layer4, (2, 4, 8), strict=True):
             block.conv2.dilation = block.conv2.padding = (dilation, dilation)
         self.conv1, self.bn1, self.maxpool = net.conv1, net.bn1, net.maxpool
@@ -65,9 +66,11 @@ class EfficientNetLiteTaps(nn.Module):
 
     channels = EncoderChannels(16, 24, 40, 320)
 
-    def __init__(self) -> None:
+    def __init__(self, *, pretrained: bool = False) -> None:
         super().__init__()
         net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, output_stride=STRIDE)
+        if pretrained:
+            net.load_state_dict(imagenet_state())
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -110,23 +113,45 @@ class Decoder(nn.Module):
 
     def forward(self, x1: Tensor, x2: Tensor, x3: Tensor, x4: Tensor) -> Tensor:
         """The four scales -> logits (B, classes, H/2, W/2)."""
+        return self.top_down(x1, *self.refine(*self.fork(x1, x2, x3, x4)))
+
+    def fork(self, x1: Tensor, x2: Tensor, x3: Tensor, x4: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Adaptive triangle forks at 1/8, 1/4 and 1/2."""
         level3, level2, level1 = x2.shape[-2:], x3.shape[-2:], x4.shape[-2:]
         a3 = self._fork(self.Att3(x1, x2), self.CA3((x1, x3, x4), level3), self.Con3, split=1)
         a2 = self._fork(self.Att2(x2, x3), self.CA2((x1, x2, x4), level2), self.Con2, split=2)
         a1 = self._fork(self.Att1(x3, x4), self.CA1((x1, x2, x3), level1), self.Con1, split=3)
-        a3, a2, a1 = a3 + self.conv_3(a3), a2 + self.conv_2(a2), a1 + self.conv_1(a1)
-        d3 = self.four_conv(_stack((x1, a3), level3))
-        d2 = self.third_conv(_stack((a2, x1, d3), level2))
-        d1 = self.second_conv(_stack((a1, d2, d3, x1), level1))
-        return torch.as_tensor(self.last_conv(_stack((d1, d2, d3, x1), level1)))
+        return a3, a2, a1
+
+    def refine(self, a3: Tensor, a2: Tensor, a1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual convolution of each level."""
+        return a3 + self.conv_3(a3), a2 + self.conv_2(a2), a1 + self.conv_1(a1)
+
+    def top_down(self, x1: Tensor, a3: Tensor, a2: Tensor, a1: Tensor) -> Tensor:
+        """The dense path: every level sees all deeper ones -> logits at 1/2."""
+        level3, level2, level1 = a3.shape[-2:], a2.shape[-2:], a1.shape[-2:]
+        d3 = self.four_conv(self.stack((x1, a3), level3))
+        d2 = self.third_conv(self.stack((a2, x1, d3), level2))
+        d1 = self.second_conv(self.stack((a1, d2, d3, x1), level1))
+        return torch.as_tensor(self.last_conv(self.stack((d1, d2, d3, x1), level1)))
+
+    @staticmethod
+    def stack(parts: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """The parts at one size (H, W), one behind the other."""
+        return torch.cat([resize(part, size) for part in parts], dim=1)
 
     @staticmethod
     def _fork(gated: Tensor, projections: list[Tensor], gate: nn.Module, *, split: int) -> Tensor:
         return triangle_fork(gated, projections, gate(torch.cat(projections, dim=1)), split=split)
 
 
-def _stack(parts: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    return torch.cat([resize(part, size) for part in parts], dim=1)
+def initialise(part: nn.Module) -> None:
+    """Kaiming normal weights (fan-in) and no bias for every convolution of a part, in place."""
+    for module in part.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class MFFENet(nn.Module):
@@ -136,38 +161,38 @@ class MFFENet(nn.Module):
         encoder: gives x4, x3, x2 and the top, and has `channels`.
         width: channels of the ASPP and of the decoder; 256 in the paper, a multiple of 16.
         classes: number of output classes; landslide is the last.
+        decoder: what makes logits of the four scales.
 
     """
 
-    def __init__(self, encoder: ResNetTaps | EfficientNetLiteTaps, *, width: int, classes: int = 2) -> None:
+    def __init__(
+        self,
+        encoder: ResNetTaps | EfficientNetLiteTaps,
+        *,
+        width: int,
+        classes: int = 2,
+        decoder: type[Decoder] = Decoder,
+    ) -> None:
         super().__init__()
         self.backbone = encoder
         self.aspp = ASPP(encoder.channels.top, width)
-        self.decoder = Decoder(encoder.channels, width=width, classes=classes)
-        for module in (*self.aspp.modules(), *self.decoder.modules()):
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.decoder = decoder(encoder.channels, width=width, classes=classes)
+        initialise(self.aspp)
+        initialise(self.decoder)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W), H and W multiples of 16 -> logits (B, classes, H, W).
 
         Raises: ValueError for sizes that are no multiple of 16, naming the next size that is.
         """
+        x1, x2, x3, x4 = self.scales(images)
+        return resize(self.decoder(x1, x2, x3, x4), images.shape[-2:])
+
+    def scales(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x1 (the ASPP at 1/16), x2, x3 and x4 of normalised images."""
         height, width = images.shape[-2:]
         if height % STRIDE or width % STRIDE:
             fitting = tuple(-(-n // STRIDE) * STRIDE for n in (height, width))
             raise ValueError(f"images: got {height} x {width} px; expected multiples of {STRIDE}, pad to {fitting}")
         x4, x3, x2, top = self.backbone(images)
-        return resize(self.decoder(self.aspp(top), x2, x3, x4), (height, width))
-
-
-def mffenet_resnet101() -> MFFENet:
-    """The paper's network: ResNet-101, width 256, 2 classes, 71,356,490 parameters."""
-    return MFFENet(ResNetTaps(), width=256)
-
-
-def mffenet_lite0() -> MFFENet:
-    """The light variant for machines without a GPU: EfficientNet-Lite0, width 64, 2 classes."""
-    return MFFENet(EfficientNetLiteTaps(), width=64)
+        return self.aspp(top), x2, x3, x4

@@ -15,11 +15,14 @@ from torch.nn.functional import interpolate, pad
 
 from models.cards import ModelCard, find_weights, load_card, load_network
 from models.mffenet import STRIDE
-from models.training import normalise_images
+from models.training import choose_device, normalise_images
 
 logger = logging.getLogger(__name__)
 
-_CACHE: Final[dict[str, Predictor]] = {}
+SMALLEST_PX: Final = 64
+
+_CACHE: Final[dict[tuple[str, str], Predictor]] = {}
+"""By weights hash and device."""
 _LOCK: Final = threading.Lock()
 
 
@@ -37,23 +40,31 @@ class Predictor:
         self._lock = threading.Lock()
 
     def predict(self, images: NDArray[np.uint8], *, gsd_m: float) -> NDArray[np.float32]:
-        """Landslide probability (B, H, W) in 0..1 of 8-bit RGB images (B, H, W, 3) with pixels of `gsd_m`.
+        """Landslide probability (B, H, W) in 0..1 of 8-bit RGB images (B, H, W, 3) with pixels of `gsd_m`, from 64 px.
 
-        Images outside the network's pixel sizes are resampled to it and the probability back.
+        Images are resampled to the network's pixel size and the probability back.
 
-        Raises: ValueError for another shape or dtype.
+        Raises: ValueError for another shape or dtype, or an image below 64 px.
         """
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(f"images: got {images.dtype} {images.shape}; expected uint8 (B, H, W, 3)")
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+        _check(images)
+        size = images.shape[1:3]
+        pixels = _to_pixels(images)
         factor = gsd_m / self.card.lattice_gsd(gsd_m)
-        size = pixels.shape[-2:]
         if factor != 1.0:
-            fitted = [max(STRIDE, round(n * factor)) for n in size]
+            fitted = [round(n * factor) for n in size]
             pixels = interpolate(pixels, size=fitted, mode="bicubic", antialias=True).clamp(0, 255)
         probability = torch.cat([self._forward(image[None]) for image in pixels])
         if factor != 1.0:
-            probability = interpolate(probability, size=size, mode="bilinear", align_corners=False)
+            probability = interpolate(probability, size=size, mode="bilinear", antialias=factor > 1)
+        return np.asarray(probability[:, 0].numpy(), dtype=np.float32)
+
+    def predict_windows(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `predict`, of images that are at the network's pixel size already.
+
+        Raises: ValueError for another shape or dtype, or an image below 64 px.
+        """
+        _check(images)
+        probability = torch.cat([self._forward(image[None]) for image in _to_pixels(images)])
         return np.asarray(probability[:, 0].numpy(), dtype=np.float32)
 
     def _forward(self, pixels: Tensor) -> Tensor:
@@ -63,7 +74,7 @@ class Predictor:
         mode = "reflect" if below < height and right < width else "replicate"
         padded = pad(pixels, (0, right, 0, below), mode=mode).to(self.device)
         started = time.perf_counter()
-        with self._lock, torch.inference_mode(), torch.autocast(self.device, dtype=torch.bfloat16):
+        with self._lock, torch.inference_mode(), torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
             inputs = normalise_images(padded).contiguous(memory_format=torch.channels_last)
             logits = self._network(inputs)
             margin = (logits.float()[:, -1:] - logits.float()[:, :1]).cpu()
@@ -71,8 +82,24 @@ class Predictor:
         return torch.sigmoid(self.card.calibration.log_odds(margin[..., :height, :width]))
 
 
-def load_predictor(source: str = "mffenet-lite0", *, threads: int | None = None) -> Predictor:
+def _check(images: NDArray[np.uint8]) -> None:
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        raise ValueError(f"images: got {images.dtype} {images.shape}; expected uint8 (B, H, W, 3)")
+    if min(images.shape[1:3]) < SMALLEST_PX:
+        raise ValueError(
+            f"images: got {images.shape[1]} x {images.shape[2]} px; expected {SMALLEST_PX} px or more a side"
+        )
+
+
+def _to_pixels(images: NDArray[np.uint8]) -> Tensor:
+    """(B, 3, H, W) float32, 0..255."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+
+
+def load_predictor(source: str = "mffenet-lite0", *, device: str = "auto", threads: int | None = None) -> Predictor:
     """The predictor of a registered name or a weights file, loaded once a process and kept by its weights hash.
+
+    device : as torch names it, or `auto`: a CUDA device where there is one, else the CPU.
 
     Raises: ValueError when weights or card are missing or do not fit.
     """
@@ -81,8 +108,8 @@ def load_predictor(source: str = "mffenet-lite0", *, threads: int | None = None)
     with _LOCK:
         if threads is not None and threads != torch.get_num_threads():
             torch.set_num_threads(threads)
-        if card.weights_sha256 not in _CACHE:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            _CACHE[card.weights_sha256] = Predictor(load_network(weights, card), card, device=device)
-            logger.info("network %s on %s, %d threads", card.name, device, torch.get_num_threads())
-        return _CACHE[card.weights_sha256]
+        key = (card.weights_sha256, choose_device() if device == "auto" else device)
+        if key not in _CACHE:
+            _CACHE[key] = Predictor(load_network(weights, card), card, device=key[1])
+            logger.info("network %s on %s, %d threads", card.name, key[1], torch.get_num_threads())
+        return _CACHE[key]

@@ -1,15 +1,41 @@
-"""Every network the project can build, by name: a new one is one file and one entry here."""
+"""Every network the project can build, by name: a new size is one entry of `VARIANTS`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from torch import nn
 
-from models.mffenet import mffenet_lite0, mffenet_resnet101
+from models.adanet import ADANet
+from models.mffenet import EfficientNetLiteTaps, MFFENet, ResNetTaps
+
+Encoder = Callable[..., ResNetTaps | EfficientNetLiteTaps]
+"""Builds an encoder; takes `pretrained`."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A size of MFFENet: its encoder and the channels of ASPP and decoder."""
+
+    suffix: str
+    encoder: Encoder
+    width: int
+    parameters: int
+    summary: str
+
+
+VARIANTS: Final = (
+    Variant("lite0-w32", EfficientNetLiteTaps, 32, 3_469_291, "EfficientNet-Lite0, width 32: the fastest"),
+    Variant("lite0", EfficientNetLiteTaps, 64, 4_395_256, "EfficientNet-Lite0, width 64: runs on a laptop"),
+    Variant("resnet50", partial(ResNetTaps, "resnet50"), 128, 34_611_886, "ResNet-50, width 128: for one GPU"),
+    Variant("resnet101", partial(ResNetTaps, "resnet101"), 256, 71_356_490, "as published, ResNet-101, width 256"),
+)
+"""From the fastest to the most careful. ImageNet weights: of Lite0 from an installed package, of ResNets by timm's
+download."""
 
 
 @dataclass(frozen=True)
@@ -17,40 +43,42 @@ class ModelEntry:
     """A registered architecture."""
 
     name: str
-    build: Callable[[], nn.Module]
-    bands: tuple[str, ...]
-    summary: str
-    parameters: int
+    network: type[MFFENet]
+    variant: Variant
+    bands: tuple[str, ...] = ("red", "green", "blue")
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a line."""
+        return f"{self.network.__name__} on {self.variant.summary}"
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights with two classes: ADANet has one more 1x1 convolution."""
+        return self.variant.parameters + (2 * self.variant.width + 2 if self.network is ADANet else 0)
+
+    def build(self, *, classes: int = 2, pretrained: bool = False) -> nn.Module:
+        """A freshly initialised network, its encoder with ImageNet weights if `pretrained`."""
+        return self.network(self.variant.encoder(pretrained=pretrained), width=self.variant.width, classes=classes)
 
 
 MODELS: Final[Mapping[str, ModelEntry]] = MappingProxyType(
     {
-        entry.name: entry
-        for entry in (
-            ModelEntry(
-                "mffenet-lite0",
-                mffenet_lite0,
-                ("red", "green", "blue"),
-                "MFFENet on EfficientNet-Lite0, width 64: runs on a laptop; weights shipped",
-                4_395_256,
-            ),
-            ModelEntry(
-                "mffenet-resnet101",
-                mffenet_resnet101,
-                ("red", "green", "blue"),
-                "MFFENet as published on ResNet-101, width 256: bring your own weights, or train it",
-                71_356_490,
-            ),
-        )
+        (name := f"{network.__name__.lower()}-{variant.suffix}"): ModelEntry(name, network, variant)
+        for network in (MFFENet, ADANet)
+        for variant in VARIANTS
     }
 )
 
 
-def create_model(name: str) -> nn.Module:
-    """A freshly initialised network.
+def create_model(name: str, *, classes: int = 2, pretrained: bool = False) -> nn.Module:
+    """A freshly initialised network; landslide is the last class.
 
-    Raises: ValueError listing the registered names when there is none of this one.
+    pretrained : the encoder starts from ImageNet weights.
+
+    Raises: ValueError listing the registered names when there is none of this one; ImportError when the package of the
+    light encoder's weights (extra `train`) is not installed.
     """
     if name not in MODELS:
         raise ValueError(f"model: got {name!r}; expected one of {', '.join(MODELS)}")
-    return MODELS[name].build()
+    return MODELS[name].build(classes=classes, pretrained=pretrained)

@@ -1,23 +1,35 @@
-"""Training of a network on labelled RGB tiles: seeded and repeatable."""
+"""Training of a network on labelled tiles: seeded, repeatable, and resumed where it was killed."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from models.augment import Augmentation, Sampler, Tiles
-from models.losses import boundary_aware_loss, soft_dice_loss
+from models.layers import resize
+from models.losses import Loss, combine_losses
+from models.mffenet import STRIDE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LARGEST_GRADIENT = 5.0
+FIX: Final = "expected this one's; repeat the command as it was to resume, or train into another folder"
+
+Scores = Mapping[str, float]
+"""Validation scores by name; `SELECTED_BY` is what early stopping goes by."""
+SELECTED_BY: Final = "f1"
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,34 @@ class TrainConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     ema_decay: float = 0.995
+    losses: Mapping[str, float] = field(default_factory=lambda: {"boundary": 1.0, "dice": 1.0})
+    epoch_steps: int = 90
+    """Steps after which the network is validated and the state saved."""
+    patience: int | None = None
+    """Epochs without a better validation F1 after which training stops and the best weights are taken; None: the last
+    ones are."""
+    landslide_share: float = 0.0
+    """Share of crops that are laid around a landslide; 0: wherever they fall."""
     augmentation: Augmentation = Augmentation()
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch ended with."""
+
+    step: int
+    loss: float
+    """Mean of the training loss over the epoch."""
+    scores: Scores = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who hears of a training, and what validates it: all optional."""
+
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None
+    on_epoch: Callable[[Epoch], None] = lambda _epoch: None
+    validate: Callable[[nn.Module], Scores] = lambda _network: {}
 
 
 def normalise_images(images: Tensor) -> Tensor:
@@ -41,38 +80,165 @@ def normalise_images(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
+def choose_device() -> str:
+    """`cuda` where there is a device, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def fit(
-    network: nn.Module, tiles: Tiles, config: TrainConfig, *, on_step: Callable[[int, float], None] | None = None
+    network: nn.Module,
+    tiles: Tiles,
+    config: TrainConfig,
+    *,
+    watcher: Watcher = Watcher(),  # noqa: B008 - frozen
+    checkpoint: Path | None = None,
 ) -> nn.Module:
-    """The trained network (the exponential moving average of its weights), in eval mode.
+    """The trained network (the exponential moving average of its weights), in eval mode, on the CPU.
 
-    AdamW, one-cycle learning rate, boundary-aware loss + soft Dice. The last iteration is taken: no choice by score.
+    AdamW, one-cycle learning rate. `checkpoint` is written after every epoch; where it exists, training goes on from it
+    and ends with the same weights as if it had never stopped.
+
+    Raises: ValueError when the checkpoint is of another configuration or network, or a loss is not known.
     """
-    torch.manual_seed(config.seed)
-    sampler = Sampler(tiles, config.augmentation, crop_px=config.crop_px, rng=np.random.default_rng(config.seed))
-    network = network.to(memory_format=torch.channels_last).train()
-    average = copy.deepcopy(network).eval()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.15
-    )
-    for step in range(config.steps):
-        images, labels = sampler.batch(config.batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = network(normalise_images(images).contiguous(memory_format=torch.channels_last))
-        loss = boundary_aware_loss(logits, labels) + soft_dice_loss(logits, labels)
-        optimizer.zero_grad(set_to_none=True)
+    training = _Training(network, tiles, config)
+    if checkpoint is not None and checkpoint.is_file():
+        training.restore(checkpoint)
+    losses: list[float] = []
+    while training.step < config.steps and not training.stalled:
+        losses.append(training.advance())
+        watcher.on_step(training.step, losses[-1])
+        if training.step % config.epoch_steps == 0 or training.step == config.steps:
+            epoch = Epoch(training.step, float(np.mean(losses)), watcher.validate(training.average))
+            training.judge(epoch)
+            watcher.on_epoch(epoch)
+            losses.clear()
+            if checkpoint is not None:
+                training.save(checkpoint)
+    return training.chosen.to("cpu")
+
+
+class _Training:
+    """The state of a training between two steps."""
+
+    def __init__(self, network: nn.Module, tiles: Tiles, config: TrainConfig) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, choose_device()
+        self.sampler = Sampler(
+            tiles, config.augmentation, crop_px=config.crop_px, rng=np.random.default_rng(config.seed),
+            landslide_share=config.landslide_share,
+        )  # fmt: skip
+        self.network = network.to(self.device).to(memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(self.network).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.15
+        )
+        self.identity = identify(tiles, config)
+        self.loss: Loss = combine_losses(config.losses)
+        self.step, self.since_best, self.best_score = 0, 0, -np.inf
+        self.best: dict[str, Tensor] | None = None
+
+    def advance(self) -> float:
+        """The loss of one more step."""
+        images, labels = self.sampler.batch(self.config.batch)
+        inputs = normalise_images(images.to(self.device)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            logits = self.network(inputs)
+        loss = self.loss(logits, labels.to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
-        optimizer.step()
-        schedule.step()
-        _follow(average, network, decay=min(config.ema_decay, (1 + step) / (10 + step)))
-        if on_step is not None:
-            on_step(step + 1, float(loss.detach()))
-    return average
+        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
+        self.schedule.step()
+        follow(self.average, self.network, decay=min(self.config.ema_decay, (1 + self.step) / (10 + self.step)))
+        self.step += 1
+        return float(loss.detach())
+
+    def judge(self, epoch: Epoch) -> None:
+        """Remember the weights of the best epoch, when early stopping asks for it."""
+        if self.config.patience is None:
+            return
+        if epoch.scores[SELECTED_BY] > self.best_score:
+            self.best_score, self.since_best = epoch.scores[SELECTED_BY], 0
+            self.best = copy.deepcopy(self.average.state_dict())
+        else:
+            self.since_best += 1
+
+    @property
+    def stalled(self) -> bool:
+        """True when patience has run out."""
+        return self.config.patience is not None and self.since_best >= self.config.patience
+
+    @property
+    def chosen(self) -> nn.Module:
+        """The average with the best epoch's weights, where one was chosen."""
+        if self.best is not None:
+            self.average.load_state_dict(self.best)
+        return self.average
+
+    def save(self, path: Path) -> None:
+        """Everything that the next step depends on, written beside and renamed: a killed writer leaves the old one."""
+        state = {
+            "identity": self.identity,
+            "counters": {"step": self.step, "since_best": self.since_best, "best_score": float(self.best_score)},
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "sampler_rng": json.dumps(self.sampler.rng.bit_generator.state),
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a saved state. Raises: ValueError when it is of another configuration."""
+        state = _load(path, self.identity, device=self.device)
+        saved, own = ({k: v.shape for k, v in s.items()} for s in (state["network"], self.network.state_dict()))
+        if saved != own:
+            raise ValueError(f"checkpoint {path}: got the state of another network; {FIX}")
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.best = state["best"]
+        counters = state["counters"]
+        self.step, self.since_best, self.best_score = (counters[k] for k in ("step", "since_best", "best_score"))
+        torch.set_rng_state(state["torch_rng"].cpu())
+        self.sampler.rng.bit_generator.state = json.loads(state["sampler_rng"])
 
 
-def _follow(average: nn.Module, network: nn.Module, *, decay: float) -> None:
+def _load(path: Path, identity: str, *, device: str) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    if state["identity"] != identity:
+        raise ValueError(
+            f"checkpoint {path}: got the state of a training with another configuration or other tiles; {FIX}"
+        )
+    return state
+
+
+def checkpoint_step(path: Path, *, identity: str) -> int:
+    """The step at which a training with this identity (`identify`) goes on: 0 where there is no checkpoint.
+
+    Raises: ValueError when the checkpoint is of another configuration.
+    """
+    return int(_load(path, identity, device="cpu")["counters"]["step"]) if path.is_file() else 0
+
+
+def identify(tiles: Tiles, config: TrainConfig) -> str:
+    """Digest (sha256, hex) of the configuration and the tiles of a training."""
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
+    for array in (tiles.images, tiles.masks):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def follow(average: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Move the moving average of the weights a step towards the network's."""
     with torch.no_grad():
         for ours, theirs in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
             if ours.dtype.is_floating_point:
@@ -82,15 +248,26 @@ def _follow(average: nn.Module, network: nn.Module, *, decay: float) -> None:
 
 
 @torch.inference_mode()
-def predict_margins(network: nn.Module, images: NDArray[np.float32], *, magnify: int) -> NDArray[np.float32]:
-    """Margin logit(landslide) - logit(other), (N, H, W), of images (N, H, W, 3) in 0..255, shown magnified."""
+def predict_margins(network: nn.Module, images: NDArray[np.float32], *, magnify: float) -> NDArray[np.float32]:
+    """Margin logit(landslide) - logit(other), (N, H, W), of images (N, H, W, 3) in 0..255, shown magnified.
+
+    Sides come to the nearest multiple of 16 px that the network takes.
+    """
     network = network.eval()
+    device = next(network.parameters()).device
     results = []
     for image in images:
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-        large = interpolate(pixels, scale_factor=float(magnify), mode="bicubic", align_corners=False).clamp(0, 255)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float().to(device)
+        shown = [max(STRIDE, STRIDE * round(n * magnify / STRIDE)) for n in image.shape[:2]]
+        large = interpolate(pixels, size=shown, mode="bicubic", antialias=magnify < 1).clamp(0, 255)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = network(normalise_images(large).contiguous(memory_format=torch.channels_last))
         margin = logits.float()[:, -1:] - logits.float()[:, :1]
-        results.append(avg_pool2d(margin, magnify)[0, 0].numpy())
+        results.append(_to_size(margin, image.shape[:2])[0, 0].cpu().numpy())
     return np.stack(results)
+
+
+def _to_size(margin: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Margins (1, 1, h, w) averaged or interpolated to a size (H, W)."""
+    height, width = size
+    return adaptive_avg_pool2d(margin, (height, width)) if margin.shape[-1] > width else resize(margin, (height, width))

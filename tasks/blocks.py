@@ -35,19 +35,23 @@ class IngestJob:
 
 def ingest_block(job: IngestJob, block: Block) -> dict[str, Any]:
     """Composite of the epoch's scenes with its quality classes; outside the area of interest is not observed."""
-    grid, halo = job.target.grid, preprocess.GROW_HALO_PX
-    window = grid.window(block)
-    loaded = scenes.read_epoch(job.epoch, grid.geobox_of(window.expand(halo)))
-    qualities = [
-        preprocess.grow_mask(preprocess.quality(scene, qa=qa), px=halo)
-        for scene, qa in zip(loaded, job.epoch.qa_rules, strict=True)
-    ]
-    merged = preprocess.composite(loaded, qualities)
-    core = merged.isel(y=slice(halo, -halo), x=slice(halo, -halo))
+    grid, window = job.target.grid, job.target.grid.window(block)
+    core = composite_window(job.epoch, grid, window)
     if job.aoi_px is not None:
         inside = objects.burn([job.aoi_px], origin=_absolute(grid, window), shape=window.shape)
         core = core.assign(quality=core["quality"].where(xr.DataArray(inside, dims=("y", "x")), Quality.NODATA))
     return store.write_block(job.target, block, core)
+
+
+def composite_window(epoch: scenes.Epoch, grid: Grid, window: Window) -> xr.Dataset:
+    """Lazy composite of the epoch's scenes in a window of the grid, with its quality classes."""
+    halo = preprocess.GROW_HALO_PX
+    loaded = scenes.read_epoch(epoch, grid.geobox_of(window.expand(halo)))
+    qualities = [
+        preprocess.grow_mask(preprocess.quality(scene, qa=qa), px=halo)
+        for scene, qa in zip(loaded, epoch.qa_rules, strict=True)
+    ]
+    return preprocess.composite(loaded, qualities).isel(y=slice(halo, -halo), x=slice(halo, -halo))
 
 
 def _absolute(grid: Grid, window: Window) -> tuple[int, int]:
@@ -171,7 +175,7 @@ def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
     before, started = predictor.network_s, time.perf_counter()
     blended = inference.predict_block(
         image, origin=(needed.y0, needed.x0), core=core, scene=scene, lattice=lattice,
-        predict=partial(_predict_one, predictor, gsd_m),
+        predict=partial(_predict_one, predictor),
     )  # fmt: skip
     quality = store.read_block(job.post, block)["quality"]
     seen = quality.isin(OBSERVED_QUALITY)
@@ -185,8 +189,8 @@ def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
     return store.write_block(job.target, block, data.where(seen), record=record)
 
 
-def _predict_one(predictor: Any, gsd_m: float, window: NDArray[np.uint8]) -> FloatArray:  # noqa: ANN401 - Predictor
-    return np.asarray(predictor.predict(window[None], gsd_m=gsd_m)[0])
+def _predict_one(predictor: Any, window: NDArray[np.uint8]) -> FloatArray:  # noqa: ANN401 - Predictor
+    return np.asarray(predictor.predict_windows(window[None])[0])
 
 
 def _extent(grid: Grid, window: Window) -> inference.Extent:

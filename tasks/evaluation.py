@@ -91,20 +91,18 @@ def object_scores(
     predicted: gpd.GeoDataFrame,
     truth: gpd.GeoDataFrame,
     *,
-    valid: shapely.Geometry | None = None,
     min_overlap: float = FOUND_SHARE,
 ) -> dict[str, Any]:
     """Detection rate of mapped landslides, in all and by size class, and the share of false alarms in the predictions.
 
-    Both layers in one metric CRS; `valid`, in the same CRS, is the ground that was both mapped and observed: objects
-    are clipped to it, and those outside of it are left out. A mapped landslide is found when at least `min_overlap` of
-    its area is covered by predictions together; a prediction is a false alarm when less than that of it is mapped.
-    Size classes go by clipped area. A rate over no object is None.
+    Both layers in one metric CRS, clipped to the ground that was both mapped and observed (`clip`). A mapped landslide
+    is found when at least `min_overlap` of its area is covered by predictions together; a prediction is a false alarm
+    when less than that of it is mapped. Size classes go by clipped area. A rate over no object is None.
 
     Raises: InputError when the layers' CRS differ or are not in metres.
     """
     _check_crs(predicted, truth)
-    found_in, mapped = _clean(predicted, valid), _clean(truth, valid)
+    found_in, mapped = _clean(predicted), _clean(truth)
     found = _covered_share(mapped, found_in) >= min_overlap
     false = _covered_share(found_in, mapped) < min_overlap
     size = np.digitize(shapely.area(mapped), SIZE_CLASSES_M2)
@@ -119,17 +117,31 @@ def object_scores(
     }
 
 
-def area_error(
-    predicted: gpd.GeoDataFrame, truth: gpd.GeoDataFrame, *, valid: shapely.Geometry | None = None
-) -> dict[str, float | None]:
+def clip(layer: gpd.GeoDataFrame, ground: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """The part of each polygon on the ground, made valid; those outside are left out.
+
+    ground : pieces that do not overlap, in the layer's CRS. A polygon is cut by the pieces it meets only: small ones
+    (`catalog.truth.valid_ground`) make this quick where clouds give the ground millions of vertices.
+
+    Raises: InputError when the two CRS differ or are not in metres.
+    """
+    _check_crs(layer, ground)
+    shapes, pieces = _clean(layer), shapely.make_valid(ground.geometry.to_numpy())
+    which, piece = shapely.STRtree(pieces).query(shapes, predicate="intersects")
+    parts = shapely.intersection(shapes[which], pieces[piece])
+    clipped = [parts[a] if b == a + 1 else shapely.union_all(parts[a:b]) for _, a, b in _runs(which)]
+    return gpd.GeoDataFrame(geometry=clipped, crs=layer.crs)
+
+
+def area_error(predicted: gpd.GeoDataFrame, truth: gpd.GeoDataFrame) -> dict[str, float | None]:
     """Total landslide area, m2, predicted and mapped, their difference and ratio, and the part they share.
 
-    Layers and `valid` as for `object_scores`. Overlaps within a layer (a scar and its deposit) count once.
+    Layers as for `object_scores`. Overlaps within a layer (a scar and its deposit) count once.
 
     Raises: InputError when the layers' CRS differ or are not in metres.
     """
     _check_crs(predicted, truth)
-    one, other = (shapely.union_all(_clean(layer, valid)) for layer in (predicted, truth))
+    one, other = (shapely.union_all(_clean(layer)) for layer in (predicted, truth))
     shared = shapely.area(shapely.intersection(one, other))
     return {
         "predicted_m2": float(one.area),
@@ -161,23 +173,18 @@ def _class_names() -> list[str]:
     return [f"<{powers[0]}", *between, f">={powers[-1]}"]
 
 
-def _check_crs(predicted: gpd.GeoDataFrame, truth: gpd.GeoDataFrame) -> None:
-    if predicted.crs is None or predicted.crs != truth.crs or not predicted.crs.is_projected:
+def _check_crs(one: gpd.GeoDataFrame, other: gpd.GeoDataFrame) -> None:
+    if one.crs is None or one.crs != other.crs or not one.crs.is_projected:
         raise InputError(
-            f"layers to compare: got the CRS {predicted.crs} and {truth.crs}; expected one projected CRS in metres; "
+            f"layers to compare: got the CRS {one.crs} and {other.crs}; expected one projected CRS in metres; "
             "reproject both to the event's UTM zone"
         )
 
 
-def _clean(layer: gpd.GeoDataFrame, valid: shapely.Geometry | None) -> NDArray[np.object_]:
-    """The layer's polygons made valid and clipped; what has no area left is dropped."""
+def _clean(layer: gpd.GeoDataFrame) -> NDArray[np.object_]:
+    """The layer's polygons made valid; what has no area is dropped."""
     shapes = layer.geometry.to_numpy()
     shapes = shapely.make_valid(shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))])
-    if valid is not None:
-        ground = shapely.make_valid(valid)
-        shapely.prepare(ground)
-        across = ~shapely.contains_properly(ground, shapes)
-        shapes[across] = shapely.intersection(shapes[across], ground)
     # Repairing or clipping can leave lines beside the polygons: without area they cannot be overlaid with them.
     shapes = shapely.buffer(shapes, 0.0)
     kept: NDArray[np.object_] = shapes[shapely.area(shapes) > 0]

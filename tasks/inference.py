@@ -22,6 +22,7 @@ TAPER_FLOOR: Final = 1e-3
 """Added to the Hann taper, so that a pixel under the rim of a single window still has a weight."""
 OVERLAP: Final = 0.25
 """Share of a window that the next one repeats."""
+HALF_SEEN: Final = 0.5
 MIN_TONE_PIXELS: Final = 500
 CONTRAST_PERCENTILE: Final = 99.0
 REFERENCE_CONTRAST: Final = 2.4
@@ -180,6 +181,23 @@ def imagery_needed(core: Extent, *, lattice: Lattice, scene: Extent) -> Extent:
     return Extent(spans[0][0], spans[1][0], spans[0][1], spans[1][1])
 
 
+def window_extent(at: tuple[int, int], *, lattice: Lattice, scene: Extent) -> Extent:
+    """The imagery that the window at a network pixel (row, column) is made of, folded into the scene."""
+    spans = []
+    for start, first, last in ((at[0], scene.y0, scene.y1), (at[1], scene.x0, scene.x1)):
+        begin, weights = resampling_matrix(start, lattice.window_px, scale=lattice.scale)
+        folded = reflect(np.arange(begin, begin + weights.shape[1]), start=first, stop=last)
+        spans.append((int(folded.min()), int(folded.max()) + 1))
+    return Extent(spans[0][0], spans[1][0], spans[0][1], spans[1][1])
+
+
+def lattice_windows(scene: Extent, lattice: Lattice) -> list[tuple[int, int]]:
+    """First network pixels (row, column) of the windows that lie side by side over the scene, in row-major order."""
+    (y0, y1), (x0, x1) = _network_span(scene.y0, scene.y1, lattice), _network_span(scene.x0, scene.x1, lattice)
+    side = lattice.window_px
+    return [(y, x) for y in range(y0 - y0 % side, y1, side) for x in range(x0 - x0 % side, x1, side)]
+
+
 def _network_span(start: int, stop: int, lattice: Lattice) -> tuple[int, int]:
     """Network pixels that imagery pixels [start, stop) are interpolated from."""
     return (
@@ -203,11 +221,11 @@ def predict_block(
     highest, lowest = np.full(shape, -1, np.float32), np.full(shape, 2, np.float32)
     taper, count = lattice.taper(), 0
     for y, x in _window_origins(rows, cols, lattice):
-        window = _network_window(image, origin=origin, at=(y, x), scene=scene, lattice=lattice)
+        window = network_window(image, origin=origin, at=(y, x), scene=scene, lattice=lattice)
         if window is None:
             continue
         count += 1
-        probability = predict(window)
+        probability = predict(window.pixels)
         inner, outer = _overlap(y - rows[0], x - cols[0], lattice.window_px, shape)
         total[outer] += probability[inner] * taper[inner]
         weight[outer] += taper[inner]
@@ -235,13 +253,23 @@ def _overlap(y: int, x: int, side: int, shape: tuple[int, int]) -> tuple[tuple[s
     return (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)), (slice(y0, y1), slice(x0, x1))
 
 
-def _network_window(
+@dataclass(frozen=True, eq=False)
+class NetworkWindow:
+    """A window as the network sees it."""
+
+    pixels: NDArray[np.uint8]
+    """(window, window, 3)."""
+    seen: NDArray[np.bool_]
+    """(window, window): at least half of the network pixel is observed."""
+
+
+def network_window(
     image: FloatArray, *, origin: tuple[int, int], at: tuple[int, int], scene: Extent, lattice: Lattice
-) -> NDArray[np.uint8] | None:
-    """One window (window, window, 3) uint8 for the network, or None where it holds no valid pixel.
+) -> NetworkWindow | None:
+    """The window whose first network pixel is `at` (row, column), or None where it holds no valid pixel.
 
     Nodata takes no part in an average; where there is nothing else the window holds its own mean colour, which to the
-    network is a blank, not a ground.
+    network is a blank, not a ground. `image`, `origin` and `scene` as in `predict_block`.
     """
     start_y, weights_y = resampling_matrix(at[0], lattice.window_px, scale=lattice.scale)
     start_x, weights_x = resampling_matrix(at[1], lattice.window_px, scale=lattice.scale)
@@ -263,8 +291,8 @@ def _network_window(
     bands = [weights_y @ np.where(valid, band, 0).astype(np.float32) @ weights_x.T for band in pixels]
     with np.errstate(invalid="ignore", divide="ignore"):
         averaged = [np.where(seen > 1e-6, band / seen, colour) for band, colour in zip(bands, mean, strict=True)]
-    window: NDArray[np.uint8] = np.rint(np.clip(np.stack(averaged, axis=-1), 0, 255)).astype(np.uint8)
-    return window
+    drawn: NDArray[np.uint8] = np.rint(np.clip(np.stack(averaged, axis=-1), 0, 255)).astype(np.uint8)
+    return NetworkWindow(drawn, seen >= HALF_SEEN)
 
 
 def _to_imagery(field: FloatArray, *, at: tuple[int, int], core: Extent, lattice: Lattice) -> FloatArray:

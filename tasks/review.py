@@ -1,20 +1,12 @@
-"""What the command line does beside the flows: simulate, evaluate, list and train networks."""
+"""What the command line does beside the flows: simulate, evaluate, list networks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Literal
-
-import geopandas as gpd
-import numpy as np
-import shapely
-import torch
+from typing import Any
 
 from catalog.schema import InputError
 from catalog.simulated import Report, keep_quiet, write_simulated_event
-from catalog.tiles import read_landslide4sense
 from catalog.truth import (
     check_reference_raster,
     is_raster,
@@ -23,19 +15,11 @@ from catalog.truth import (
     read_strips,
     valid_ground,
 )
-from models.augment import Tiles
-from models.calibration import calibration_error, fit_calibration
-from models.cards import WEIGHTS_DIR, ModelCard, load_card, save_model
-from models.mffenet import EfficientNetLiteTaps
-from models.pretrained import load_imagenet
-from models.registry import MODELS, create_model
-from models.training import TrainConfig, fit, predict_margins
+from models.cards import WEIGHTS_DIR, load_card
+from models.registry import MODELS
 from tasks.appearance import render
-from tasks.evaluation import PixelCounts, area_error, object_scores, pixel_scores, scores
+from tasks.evaluation import PixelCounts, area_error, clip, object_scores, pixel_scores, scores
 from tasks.simulation import simulate
-
-THRESHOLDS: Final = tuple(round(0.02 * k, 2) for k in range(5, 40))
-VALIDATION_MAGNIFY: Final = 2
 
 
 def simulate_event(
@@ -74,19 +58,9 @@ def evaluate_product(product: Path, *, truth: str, aoi: Path | None, valid: Path
         result: dict[str, Any] = {"product": str(product), "truth": truth, "pixels": scores(counts)}
         if isinstance(reference, Path):
             return result
-        ground = shapely.union_all(valid_ground(mapped.classes, aoi=area, valid=seen).geometry.to_numpy())
-        return result | _compare_objects(mapped.outlines(), reference, ground=ground)
-
-
-def _compare_objects(
-    predicted: gpd.GeoDataFrame, reference: gpd.GeoDataFrame, *, ground: shapely.Geometry
-) -> dict[str, Any]:
-    shapely.prepare(ground)
-    near = reference[shapely.intersects(reference.geometry.to_numpy(), ground)]
-    return {
-        "objects": object_scores(predicted, near, valid=ground),
-        "area": area_error(predicted, near, valid=ground),
-    }
+        ground = valid_ground(mapped.classes, aoi=area, valid=seen)
+        layers = clip(mapped.outlines(), ground), clip(reference, ground)
+        return result | {"objects": object_scores(*layers), "area": area_error(*layers)}
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -106,76 +80,3 @@ def list_models() -> list[dict[str, Any]]:
             "metrics": ", ".join(f"{k} {v}" for k, v in card.metrics.items()) if card else "-",
         })  # fmt: skip
     return rows
-
-
-def fit_network(
-    tiles: Path, *, model: str, config: TrainConfig, without_blocks: str, on_step: Callable[[int, float], None]
-) -> torch.nn.Module:
-    """The network trained on the training tiles, from ImageNet weights where the encoder has them."""
-    torch.manual_seed(config.seed)
-    network = create_model(model)
-    if isinstance(network.backbone, EfficientNetLiteTaps):
-        load_imagenet(network)  # type: ignore[arg-type]
-    return fit(network, _tiles(tiles, "train", without_blocks), config, on_step=on_step)
-
-
-def _tiles(folder: Path, split: Literal["train", "validation"], without_blocks: str) -> Tiles:
-    return Tiles(*read_landslide4sense(folder, split=split, without_blocks=without_blocks))
-
-
-def publish_network(
-    network: torch.nn.Module, tiles: Path, *, out: Path, model: str, config: TrainConfig, without_blocks: str
-) -> ModelCard:
-    """Weights and card in a folder, calibrated on the validation tiles, with the threshold of their best F1."""
-    train, validation = (_tiles(tiles, split, without_blocks) for split in ("train", "validation"))
-    images = validation.images.astype(np.float32)
-    margin = predict_margins(network, images, magnify=VALIDATION_MAGNIFY).astype(np.float64)
-    fitted, held_out = np.arange(len(margin)) % 2 == 0, np.arange(len(margin)) % 2 == 1
-    truth = validation.masks == 1
-    calibration = fit_calibration(margin[fitted].ravel(), truth[fitted].ravel())
-    probability = calibration.probability(margin)
-    counts = {t: _counts(probability >= t, truth) for t in THRESHOLDS}
-    threshold = max(counts, key=lambda t: scores(counts[t])["f1"] or 0.0)
-    best = scores(counts[threshold])
-    metrics = {f"validation_{k}": round(float(best[k] or 0), 3) for k in ("precision", "recall", "f1", "iou")}
-    metrics["validation_ece"] = round(
-        calibration_error(probability[held_out].ravel(), truth[held_out].ravel()), 4
-    )  # on the tiles that the calibration was not fitted on
-    card = {
-        "name": model,
-        "architecture": model,
-        "bands": MODELS[model].bands,
-        "gsd_range_m": (3.0, 12.5),
-        "lattice_gsd_m": LATTICE_GSD_M,
-        "window_px": WINDOW_PX,
-        "threshold": threshold,
-        "median_rgb": train.median_rgb(),
-        "calibration": calibration,
-        "licence": "GPL-3.0-or-later (weights); data MIT",
-        "data": "Landslide4Sense RGB tiles, Sentinel-2 10 m, MIT (Ghorbanzadeh et al. 2022); ImageNet encoder weights",
-        "split": (
-            f"{len(train.images)} training and {len(validation.images)} validation tiles of the published split, id "
-            f"blocks {sorted(without_blocks)} left out (B looks like Hokkaido); last iteration; calibrated on every "
-            "second validation tile, ECE on the others, threshold by F1 on all of them"
-        ),
-        "training": asdict(config),
-        "metrics": metrics,
-        "limits": LIMITS,
-    }
-    return save_model(network, out, card=card)
-
-
-LATTICE_GSD_M: Final = (5.0, 12.5)
-WINDOW_PX: Final = 256
-LIMITS: Final = (
-    "Plain RGB: bare fields, river beds, roads and quarries look like landslides; use pre-event imagery and a DEM.",
-    "Trained on tiles that hold landslides: it over-warns where there are none.",
-    "Training labels are coarse and shifted by 1-2 px in places; thin slides are thickened.",
-    "Validation tiles come from the training tiles' regions: new regions score lower.",
-    "Validation tiles were shown at 5 m; 10 m imagery is run at 10 m, where it finds less (docs/science.md).",
-)
-
-
-def _counts(predicted: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> PixelCounts:
-    tp = int((predicted & truth).sum())
-    return PixelCounts(tp, int(predicted.sum()) - tp, int(truth.sum()) - tp, int((~predicted & ~truth).sum()))

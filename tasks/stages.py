@@ -236,6 +236,22 @@ def run_whole(stage: str, kernel: Callable[..., Any], job: object, *, target: St
     )  # fmt: skip
 
 
+def run_alone(
+    stage: str, kernel: Callable[..., None], job: object, *, client: Client, topic: str, report: Report
+) -> None:
+    """Run a kernel on one worker; `report` hears the (done, total) pairs that it logs under `topic`.
+
+    Raises: StoreError, or the kernel's own LandslideError; its cause is what happened.
+    """
+    client.subscribe_topic(topic, lambda event: report(*event[1]))  # type: ignore[no-untyped-call]
+    try:
+        future = client.submit(kernel, job, pure=False)
+        if (error := future.exception()) is not None:  # type: ignore[no-untyped-call]
+            raise _failed(stage, error) from error
+    finally:
+        client.unsubscribe_topic(topic)  # type: ignore[no-untyped-call]
+
+
 class Stopwatch:
     """Measures what runs inside it, on this process alone; `record` may be asked for before the end."""
 

@@ -6,14 +6,12 @@ import base64
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import geopandas as gpd
-import numpy as np
-import xarray as xr
 from distributed import Client, KilledWorker
 from prefect import task
 from prefect.artifacts import (
@@ -23,17 +21,15 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
 from shapely import MultiPolygon
 from shapely.affinity import affine_transform
 
 from catalog import scenes, store
 from catalog.cartography import read_thumbnail
-from catalog.checks import Inputs, check_inputs
+from catalog.checks import check_inputs
 from catalog.config import RunConfig
 from catalog.export import latest_landslides, next_version
 from catalog.export import publish as write_product
-from catalog.files import name_of
 from catalog.grid import Grid, Window, regrid
 from catalog.product import Product
 from catalog.schema import (
@@ -41,49 +37,36 @@ from catalog.schema import (
     DISAGREEMENT,
     ELEVATION,
     LANDSLIDE_CLASS,
-    OBSERVED_QUALITY,
     PROBABILITY,
     QUALITY,
     InputError,
     LandslideError,
-    Variable,
 )
 from catalog.sensors import sensor as find_sensor
-from catalog.store import StoreRef, store_key
+from catalog.store import StoreRef
 from models.cards import ModelCard, find_weights, load_card
-from tasks import blocks, change, inference, objects, preprocess, registration, terrain
-from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance, area_layer, build_inventory
+from tasks import blocks, change, inference, objects, scenario, story, terrain
+from tasks.inventory import area_layer, build_inventory
+from tasks.pairing import pair_epochs
 from tasks.stages import (
     Report,
     StageRecord,
     Stopwatch,
     collect_blocks,
     give_back_freed_memory,
+    run_alone,
     run_blocks,
     run_whole,
     timed_stage,
 )
+from tasks.story import Pairing, Prepared, Run, Settled
 from tasks.thresholds import Threshold, scene_threshold
 
 logger = logging.getLogger(__name__)
 
-ALGORITHM_VERSIONS: Final = {
-    "ingest": 2,
-    "elevation": 1,
-    "terrain": 1,
-    "hydrology": 1,
-    "change": 1,
-    "probability": 1,
-    "class": 2,
-}
-"""Raise a step's number when its result changes: its stores then get other keys."""
-
 
 ARTIFACT_MAP_PX: Final = 900
 """Longest side of the map in the Prefect UI, which refuses artifacts of megabytes."""
-
-MIN_SIDE_PX: Final = 3
-"""An object smaller than a square of this many pixels (imagery's or network's, the coarser) is not resolved."""
 
 
 HEALING: Final = (OSError, KilledWorker)
@@ -110,34 +93,6 @@ RETRY: Final[dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a run knows after its inputs were checked."""
-
-    config: RunConfig
-    inputs: Inputs
-    card: ModelCard
-    weights: Path
-
-    @property
-    def grid(self) -> Grid:
-        """The imagery's grid."""
-        return self.inputs.grid
-
-    @property
-    def min_area_m2(self) -> float:
-        """Smallest landslide delivered."""
-        if self.config.min_area_m2 is not None:
-            return self.config.min_area_m2
-        return (MIN_SIDE_PX * max(self.grid.gsd_m, self.card.lattice_gsd(self.grid.gsd_m))) ** 2
-
-    def target(self, step: str, variables: tuple[Variable, ...], *, grid: Grid, depends_on: dict[str, Any]) -> StoreRef:
-        """The store of a step: its key holds the grid and everything the step depends on."""
-        described = {**depends_on, "grid": asdict(grid)}
-        key = store_key(step, version=ALGORITHM_VERSIONS[step.split("_")[0]], depends_on=described)
-        return StoreRef(self.config.root, self.config.name, key, grid, variables, self.config.chunk_px)
-
-
 def check(config: RunConfig) -> Prepared:
     """Everything that can be known to be wrong is said here, before any work."""
     try:
@@ -153,6 +108,7 @@ def check(config: RunConfig) -> Prepared:
             "to work: treat the result as a lead, not as a map"
         )
         inputs = replace(inputs, warnings=(*inputs.warnings, told))
+    scenario.check_sources(config, epsg=inputs.grid.epsg)
     missing = [band for band in card.bands if band not in find_sensor(config.sensor).bands]
     if missing:
         raise InputError(f"model {card.name} needs bands {missing}, which sensor {config.sensor} has not")
@@ -248,46 +204,6 @@ def hydrology(prepared: Prepared, elevation: StoreRef, *, client: Client) -> tup
     return target, run_whole("hydrology", blocks.hydrology, job, target=target, client=client)
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """How pre-event imagery was brought to the post-event one."""
-
-    coregistration: registration.Coregistration
-    normalisation: preprocess.Normalisation | None = None
-    scaling: change.ChangeScaling | None = None
-    refused: str = ""
-    """Why the two epochs cannot be compared pixel by pixel; empty when they can."""
-
-    @property
-    def usable(self) -> bool:
-        """True when the two epochs match well enough to be compared pixel by pixel."""
-        return not self.refused
-
-
-@dataclass
-class Run:
-    """What a run has produced so far: store references and what each stage cost."""
-
-    prepared: Prepared
-    records: list[StageRecord] = field(default_factory=list)
-    stores: dict[str, StoreRef] = field(default_factory=dict)
-    pairing: Pairing | None = None
-    threshold: Threshold | None = None
-    started_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    @property
-    def pre_used(self) -> scenes.Epoch | None:
-        """The pre-event imagery that the result rests on; None where there was none or it was refused."""
-        return self.prepared.inputs.pre if self.pairing and self.pairing.usable else None
-
-    def keep(self, name: str, future: PrefectFuture[tuple[StoreRef, StageRecord]]) -> StoreRef:
-        """The store of a finished step, with its record kept; a failed step raises here."""
-        ref, record = future.result()
-        self.records.append(record)
-        self.stores[name] = ref
-        return ref
-
-
 @task(task_run_name="pair pre with post", **RETRY)
 def pair(run: Run, pre: StoreRef, post: StoreRef) -> Pairing:
     """Shift of pre against post, radiometric normalisation and the scale of change on stable ground.
@@ -295,46 +211,7 @@ def pair(run: Run, pre: StoreRef, post: StoreRef) -> Pairing:
     Pre-event imagery is optional: what cannot be paired is left out with its reason, and the run goes on.
     """
     with timed_stage("pair", run.records):
-        return _pair(run.prepared.grid, pre, post)
-
-
-def _pair(grid: Grid, pre: StoreRef, post: StoreRef) -> Pairing:
-    coregistration = _coregister(grid, pre, post)
-    if coregistration.verdict() == "refuse":
-        return Pairing(coregistration, refused=coregistration.sentence())
-    before, after = (blocks.observed_bands(store.read_sample(ref)) for ref in (pre, post))
-    try:
-        return Pairing(coregistration, *_common_radiometry(before, after))
-    except InputError as error:
-        return Pairing(coregistration, refused=str(error))
-
-
-def _common_radiometry(before: xr.Dataset, after: xr.Dataset) -> tuple[preprocess.Normalisation, change.ChangeScaling]:
-    """How pre becomes like post, and how much ground that did not change differs then, from a sample of each."""
-    bands = [str(name) for name in before.data_vars if name in after.data_vars]
-    x, y = (np.stack([sample[band].values.ravel() for band in bands]) for sample in (before, after))
-    normalisation = preprocess.fit_normalisation(x, y, names=bands)
-    features = change.change(preprocess.normalise(before, normalisation), after)
-    return normalisation, change.measure_scaling({str(n): features[n].values for n in features.data_vars})
-
-
-def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> registration.Coregistration:
-    """The shift measured on a lattice of windows over the scene."""
-    side = registration.choose_window_px(grid.scene.shape)
-    shifts = []
-    for y0, x0 in registration.coregistration_windows(grid.scene.shape, window_px=side):
-        window = replace(grid.scene, y0=grid.scene.y0 + y0, x0=grid.scene.x0 + x0)
-        window = replace(window, y1=window.y0 + side, x1=window.x0 + side)
-        before, after = (store.read_window(ref, window) for ref in (pre, post))
-        observed = np.isin(before["quality"].values, OBSERVED_QUALITY) & np.isin(
-            after["quality"].values, OBSERVED_QUALITY
-        )
-        shifts.append(registration.window_shift(_grey(before), _grey(after), observed=observed))
-    return registration.combine_shifts(shifts)
-
-
-def _grey(scene: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401 - xr.Dataset
-    return np.asarray(np.mean([scene[band].values for band in inference.RGB], axis=0), dtype=np.float32)
+        return pair_epochs(run.prepared.grid, pre, post)
 
 
 @task(task_run_name="change", **RETRY)
@@ -355,9 +232,48 @@ def change_features(
     )
 
 
-@task(task_run_name="inference {prepared.card.name}", **RETRY)
-def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> tuple[StoreRef, StageRecord]:
+@task(task_run_name="network {prepared.card.name}", **RETRY)
+def settle_network(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> Settled:
+    """The run with the network that it is to use: as it is, fine-tuned on labels of the area, or adapted to the scene.
+
+    Weights of the event's own are made once; a later run on the same inputs takes them again.
+
+    Source: Xu et al. (2022), figure 2.
+    """
+    with Stopwatch("network") as watch:
+        settled = _settle(prepared, post, client=client, threads=threads)
+    logger.info("network: %s", settled.scenario)
+    return Settled(settled, watch.record())
+
+
+def _settle(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> Prepared:
+    config = prepared.config
+    if config.labels is None and config.adapt is None:
+        return replace(prepared, scenario="as it is: neither labels of the area (--labels) nor --adapt were given")
+    plan = scenario.plan_network(
+        post, _tone(prepared, post), config=config, start=prepared.weights, card=prepared.card,
+        scene=prepared.inputs.post.fingerprint(), threads=threads,
+    )  # fmt: skip
+    weights = Path(plan.job.weights)
+    again = weights.is_file()
+    if not again:
+        run_alone("network", plan.kernel, plan.job, client=client, topic=scenario.TOPIC, report=_progress("Network"))
+    made = "made by an earlier run of the same inputs" if again else "made by this run"
+    card = load_card(weights)
+    told = f"{plan.title}, {made}"
+    if "held_out_f1" not in card.metrics:
+        return replace(prepared, weights=weights, card=card, scenario=told)
+    before, after = card.metrics["held_out_f1_before"], card.metrics["held_out_f1"]
+    judged = f"F1 on ground held out {before:.3f} before, {after:.3f} after"
+    if after <= before:
+        return replace(prepared, scenario=f"as it is: {plan.title} it is no better, {judged}")
+    return replace(prepared, weights=weights, card=card, scenario=f"{told}; {judged}")
+
+
+@task(task_run_name="inference", **RETRY)
+def probability(settled: Settled, post: StoreRef, *, client: Client, threads: int) -> tuple[StoreRef, StageRecord]:
     """Landslide probability of the post-event composite."""
+    prepared = settled.prepared
     tone = _tone(prepared, post)
     target = prepared.target(
         "probability",
@@ -374,7 +290,8 @@ def probability(prepared: Prepared, post: StoreRef, *, client: Client, threads: 
 def _network_key(card: ModelCard) -> dict[str, Any]:
     """What of a card decides the probabilities: the same weights run otherwise give others."""
     told = asdict(card)
-    return {k: told[k] for k in ("weights_sha256", "architecture", "calibration", "lattice_gsd_m", "window_px")}
+    decisive = ("weights_sha256", "architecture", "calibration", "lattice_gsd_m", "oversampling", "window_px")
+    return {name: told[name] for name in decisive}
 
 
 def _tone(prepared: Prepared, post: StoreRef) -> inference.Tone:
@@ -387,6 +304,8 @@ def _tone(prepared: Prepared, post: StoreRef) -> inference.Tone:
 def _threshold(prepared: Prepared, probability: StoreRef) -> Threshold:
     """The probability that counts in this run: the user's, the model card's, or the scene's own."""
     wanted, card = prepared.config.threshold, prepared.card.threshold
+    if wanted == "scene" and prepared.card.origin.get("kind") == "fine-tuned":
+        return Threshold(card, f"the scene's, {card:g}: of the best F1 on labelled ground held out of fine-tuning")
     if wanted == "scene":
         return scene_threshold(store.read_sample(probability)["probability"].values, card=card)
     if wanted == "card":
@@ -434,7 +353,7 @@ def inventory(run: Run, *, client: Client) -> Inventory:
             found,
             gsd_m=grid.gsd_m,
             epsg=grid.epsg,
-            provenance=_provenance(run, version, threshold=run.threshold.probability),
+            provenance=story.provenance_of(run, version, threshold=run.threshold.probability),
             previous=latest_landslides(Path(prepared.config.out), prepared.config.name),
         )
         del found
@@ -454,30 +373,6 @@ def _observed_area(area_px: MultiPolygon, grid: Grid) -> tuple[gpd.GeoDataFrame,
     left, top, right, bottom = (round(v) for v in area_px.bounds)
     window = Window(top - grid.row0, left - grid.col0, bottom - grid.row0, right - grid.col0)
     return area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg), window
-
-
-def _provenance(run: Run, version: int, *, threshold: float) -> Provenance:
-    prepared, inputs, pre = run.prepared, run.prepared.inputs, run.pre_used
-    event = inputs.event
-    return Provenance(
-        event_id=prepared.config.name,
-        version=version,
-        threshold=threshold,
-        min_area_m2=prepared.min_area_m2,
-        model=prepared.card.name,
-        weights_sha256=prepared.card.weights_sha256,
-        post_scenes=", ".join(inputs.post.ids),
-        post_date=_dates(inputs.post),
-        pre_scenes=", ".join(pre.ids) if pre else None,
-        pre_date=_dates(pre) if pre else None,
-        event_longitude=event.longitude if event else None,
-        event_latitude=event.latitude if event else None,
-    )
-
-
-def _dates(epoch: scenes.Epoch) -> str:
-    times = epoch.time_range_utc
-    return "unknown" if times is None else "/".join(sorted({time.date().isoformat() for time in times}))
 
 
 def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> StoreRef:
@@ -516,13 +411,13 @@ def publish(run: Run, found: Inventory) -> str:
             landslide_class=store.open_store(found.landslide_class)["landslide_class"],
             disagreement=probability["disagreement"],
             post=store.open_store(run.stores["post"]),
-            pre=store.open_store(run.stores["pre"]) if "pre" in run.stores else None,
+            pre=store.open_store(run.stores["pre"]) if run.pre_used else None,
             post_time_utc=inputs.post.time_range_utc,
-            used=_used(run),
-            not_used=_not_used(run),
-            warnings=_warnings(run),
+            used=story.used(run),
+            not_used=story.not_used(run),
+            warnings=story.warnings(run),
             model_card=asdict(prepared.card),
-            provenance=_story_of(run),
+            provenance=story.story_of(run),
         )
         folder = write_product(product, Path(prepared.config.out), closing=lambda: _closing(run, watch))
         run.records.append(watch.record())
@@ -535,60 +430,6 @@ def _closing(run: Run, watch: Stopwatch) -> dict[str, Any]:
     return {
         "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "stages": [record.as_dict() for record in (*run.records, watch.record())],
-    }
-
-
-def _inputs(inputs: Inputs, config: RunConfig) -> list[dict[str, str | None]]:
-    """Every file and item that the run read, by role, with its digest."""
-    epochs = [entry for epoch in (inputs.pre, inputs.post) if epoch for entry in epoch.inputs()]
-    files = (("DEM", inputs.dem.path if inputs.dem else None), ("area of interest", config.aoi))
-    return epochs + [scenes.input_of(path, role=role) for role, path in files if path]
-
-
-def _used(run: Run) -> list[str]:
-    inputs = run.prepared.inputs
-    used = [f"post-event imagery: {', '.join(inputs.post.ids)}"]
-    if run.pre_used:
-        used.append(f"pre-event imagery: {', '.join(run.pre_used.ids)}")
-    if inputs.dem:
-        used.append(f"DEM: {name_of(inputs.dem.path)}, {inputs.dem.gsd_m:g} m")
-    if inputs.event:
-        used.append(f"event: {inputs.event.id}")
-    if run.threshold:
-        used.append(f"landslide probability that counts: {run.threshold.reason}")
-    return used
-
-
-def _not_used(run: Run) -> list[str]:
-    refused = run.pairing.refused if run.pairing else ""
-    return [*run.prepared.inputs.not_used, *([f"change detection is not used: {refused}"] if refused else [])]
-
-
-def _warnings(run: Run) -> list[str]:
-    told = list(run.prepared.inputs.warnings)
-    if run.pairing and run.pairing.coregistration.verdict() == "warn":
-        told.append(run.pairing.coregistration.sentence())
-    return told
-
-
-def _story_of(run: Run) -> dict[str, Any]:
-    pairing = run.pairing
-    return {
-        "started_utc": run.started_utc.isoformat(timespec="seconds"),
-        "inputs": _inputs(run.prepared.inputs, run.prepared.config),
-        "stages": [record.as_dict() for record in run.records],
-        "stores": {name: ref.key for name, ref in sorted(run.stores.items())},
-        "threshold": asdict(run.threshold) if run.threshold else None,
-        "min_area_m2": run.prepared.min_area_m2,
-        "confidence_rule": CONFIDENCE_RULE,
-        "vetoes": {veto.code: veto.sentence for veto in VETOES},
-        "coregistration": asdict(pairing.coregistration) if pairing else None,
-        "normalisation": asdict(pairing.normalisation) if pairing and pairing.normalisation else None,
-        "network_grid": {
-            "lattice_gsd_m": run.prepared.card.lattice_gsd(run.prepared.grid.gsd_m),
-            "window_px": run.prepared.card.window_px,
-            "windows": sum(record.windows for record in run.records),
-        },
     }
 
 

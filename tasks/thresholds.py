@@ -7,6 +7,7 @@ the valley between them without a label. Where there is no valley the model card
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,6 +59,19 @@ def scene_threshold(probability: FloatArray, *, card: float) -> Threshold:
     value = round(min(max(float(expit(cut)), LEAST_PROBABILITY), card), 4)
     reason = f"the scene's, {value:g}: Otsu's threshold on the log odds (eta {eta:.2f}); the model card's is {card:g}"
     return Threshold(value, reason, eta)
+
+
+def margin_threshold(*, scale: float, bias: float, card: float) -> Callable[[NDArray[np.float64]], float]:
+    """`scene_threshold` for margins: margins of a sample of the scene -> the margin that counts.
+
+    scale, bias : log odds = scale * margin + bias. card : the model card's threshold, a probability.
+    """
+
+    def cut(margin: NDArray[np.float64]) -> float:
+        probability = expit(scale * margin + bias).astype(np.float32)
+        return float((logit(scene_threshold(probability, card=card).probability) - bias) / scale)
+
+    return cut
 
 
 def _separability(values: NDArray[np.float64], cut: float) -> float:

@@ -16,6 +16,15 @@ def test_fit_calibration_recovers_scale_and_bias():
     assert fitted.bias == pytest.approx(-1.2, abs=0.03)
 
 
+def test_fit_calibration_of_large_and_misleading_margins_converges():
+    rng = np.random.default_rng(0)
+    margin = rng.normal(-300, 200, 20_000)
+    landslide = rng.random(20_000) < 1 / (1 + np.exp(0.01 * margin + 3.0))
+    fitted = fit_calibration(margin, landslide)
+    assert fitted.scale == pytest.approx(-0.01, abs=0.0005)
+    assert fitted.bias == pytest.approx(-3.0, abs=0.1)
+
+
 def test_calibrated_probabilities_match_frequencies():
     margin, landslide = _sample(0.6, -1.2)
     raw = 1 / (1 + np.exp(-margin))

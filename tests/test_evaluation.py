@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from catalog.config import data_dir
 from catalog.schema import InputError
-from tasks.evaluation import PixelCounts, area_error, object_scores, pixel_scores, scores
+from tasks.evaluation import PixelCounts, area_error, clip, object_scores, pixel_scores, scores
 
 CLASSES = hnp.arrays(np.uint8, (8, 8), elements=st.sampled_from([0, 1, 255]))
 MASKS = hnp.arrays(bool, (8, 8))
@@ -86,11 +86,27 @@ def test_object_scores_neighbours_that_touch_are_false_alarms():
     assert (got["found"], got["false_alarms"], got["false_alarm_share"]) == (0, 1, 1.0)
 
 
-def test_object_scores_leave_out_what_was_not_valid():
-    got = object_scores(
-        layer(box(100, 0, 10)), layer(box(0, 0, 10), box(200, 0, 10)), valid=shapely.box(-5, -5, 50, 50)
-    )
-    assert (got["truth"], got["predicted"]) == (1, 0)
+def test_clip_leaves_out_what_is_outside_or_only_touches_the_ground():
+    ground = layer(box(0, 0, 50))
+    got = clip(layer(box(10, 0, 10), box(200, 0, 10), box(50, 0, 10)), ground)
+    assert object_scores(got, got)["truth"] == 1
+
+
+@given(
+    clouds=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90), st.integers(1, 30)), max_size=8),
+    corners=st.lists(st.tuples(st.floats(0, 90), st.floats(0, 90)), min_size=1, max_size=5),
+)
+def test_clip_to_pieces_of_the_ground_is_to_clip_to_the_whole(clouds, corners):
+    seen = shapely.box(0, 0, 100, 100).difference(shapely.union_all([box(*cloud) for cloud in clouds]))
+    tiles = [box(x, y, 32).intersection(seen) for x in range(0, 100, 32) for y in range(0, 100, 32)]
+    slides = layer(*(shapely.Point(*corner).buffer(40) for corner in corners))
+    got, expected = (area_error(*[clip(slides, ground)] * 2) for ground in (layer(*tiles), layer(seen)))
+    assert got == pytest.approx(expected, rel=1e-9, abs=1e-6)
+
+
+def test_clip_refuses_ground_in_another_crs():
+    with pytest.raises(InputError, match="UTM"):
+        clip(layer(box(0, 0, 1)), layer(box(0, 0, 1), crs=32655))
 
 
 def test_object_scores_of_nothing_are_none():
@@ -119,8 +135,9 @@ def test_area_error_has_no_ratio_without_truth():
     assert area_error(layer(box(0, 0, 10)), layer())["ratio"] is None
 
 
-def test_area_error_is_within_the_valid_ground():
-    got = area_error(layer(box(0, 0, 10)), layer(box(0, 0, 10)), valid=shapely.box(0, 0, 5, 5))
+def test_area_error_is_within_the_ground_it_was_clipped_to():
+    ground = layer(shapely.box(0, 0, 5, 5))
+    got = area_error(clip(layer(box(0, 0, 10)), ground), clip(layer(box(0, 0, 10)), ground))
     assert (got["predicted_m2"], got["iou"]) == (25, 1.0)
 
 

@@ -4,7 +4,7 @@ import json
 import re
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,8 +31,9 @@ from catalog.export import WRITERS, latest_landslides, next_version, publish, re
 from catalog.grid import Window, snap_grid
 from catalog.product import Product
 from catalog.schema import InputError, StoreError
-from catalog.stac import build_item
+from catalog.stac import MLM_SCHEMA, build_item
 from catalog.vectors import LAYERS, qgis_style
+from models.cards import find_weights, load_card
 
 EPSG, GSD_M, BLOCK_PX = 32654, 3.0, 256
 EVENT = Event(
@@ -106,7 +107,7 @@ def product():
         used=["post-event image of 11 September 2018, 3 m"],
         not_used=["no elevation model was given: slopes and vetoes by slope are missing"],
         warnings=["no pre-event image: old landslides may be included"],
-        model_card={"name": "mffenet-lite0", "bands": ["red", "green", "blue"], "window_px": 256, "threshold": 0.5},
+        model_card=asdict(load_card(find_weights("mffenet-lite0"))),
         provenance={
             "hashes": {"weights": "ab12"},
             "stages": [{"stage": "inference", "wall_s": 12.5, "cpu_s": 24.0, "blocks": 12, "blocks_done_before": 0,
@@ -121,7 +122,7 @@ def published(product, tmp_path):
 
 
 def test_publish_writes_every_file(published):
-    assert {p.name for p in published.iterdir()} == {*WRITERS, "class.tif.aux.xml"}
+    assert {p.name for p in published.iterdir()} == {*WRITERS, "class.tif.aux.xml", "run.json"}
 
 
 class _Page(HTMLParser):
@@ -172,7 +173,6 @@ OUTSIDE_READERS = {
     "map.png": _read_png,
     "report.html": _read_html,
     "item.json": pystac.Item.from_file,
-    "run.json": lambda path: json.loads(path.read_text()),
 }
 
 
@@ -311,9 +311,17 @@ def test_item_reads_back_with_relative_assets_that_exist(published):
     item = pystac.Item.from_file(str(published / "item.json"))
     assert item.properties["proj:code"] == f"EPSG:{EPSG}"
     assert item.properties["mlm:name"] == "mffenet-lite0"
+    assert item.properties["mlm:total_parameters"] == 4_395_256
+    assert MLM_SCHEMA in item.stac_extensions
     for asset in item.assets.values():
         assert asset.href.startswith("./")
         assert (published / asset.href).exists()
+
+
+def test_item_claims_no_network_without_its_fields(product):
+    item = build_item(replace(product, model_card={}))
+    assert MLM_SCHEMA not in item.stac_extensions
+    assert not [key for key in item.properties if key.startswith("mlm:")]
 
 
 def test_item_and_collection_satisfy_the_core_stac_schemas(published):

@@ -13,6 +13,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from catalog import files
+from catalog.checks import check_places
+from catalog.config import RunConfig
 from catalog.items import local_item
 from catalog.scenes import Epoch, describe_dem, read_elevation, read_epoch
 from catalog.schema import InputError
@@ -128,3 +130,29 @@ def test_sha256_of_a_file_follows_its_change(tmp_path):
 @pytest.mark.parametrize("path", ["/a/b/post.tif", "https://host/a/post.tif?signature=x/y", "s3://bucket/post.tif"])
 def test_name_of_has_no_query(path):
     assert files.name_of(path) == "post.tif"
+
+
+def with_root(root, out):
+    return RunConfig(name="e", post=("post.tif",), root=root, out=str(out))
+
+
+def test_check_places_of_a_bucket_leaves_nothing_behind(bucket, tmp_path):
+    check_places(with_root("s3://scenes/store", tmp_path))
+    bucket.invalidate_cache()
+    assert not bucket.exists("scenes/store")
+
+
+def test_check_places_refuses_a_bucket_that_is_not_there(bucket, tmp_path):
+    with pytest.raises(InputError, match=r"^--root s3://nowhere/store: cannot be written \(.*bucket does not exist"):
+        check_places(with_root("s3://nowhere/store", tmp_path))
+
+
+def test_check_places_refuses_an_endpoint_that_does_not_answer(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("LANDSLIDENET_S3_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"Could not connect to the endpoint .*; check the address"):
+        check_places(with_root("s3://scenes/store", tmp_path))
+
+
+def test_check_places_refuses_an_address_it_does_not_know(tmp_path):
+    with pytest.raises(InputError, match="Protocol not known: ftps3"):
+        check_places(with_root("ftps3://scenes/store", tmp_path))

@@ -190,3 +190,16 @@ def test_detect_uses_the_quality_band_of_its_sensor(tmp_path):
     assert not observed[unseen].any()
     assert observed[~binary_dilation(unseen, np.ones((9, 9)))].all()  # masks of clouds are grown by a few pixels
     assert observed.mean() > 0.8
+
+
+def test_detect_does_not_show_pre_imagery_that_it_refused(tmp_path):
+    post, pre = (
+        simulate_event(tmp_path / f"{seed}", size_px=256, gsd_m=10.0, seed=seed, sensor="rgb8")[role]
+        for seed, role in ((3, "post"), (4, "pre"))
+    )
+    places = ("--name", "refused", "--block", 256, "--root", tmp_path / "store", "--out", tmp_path / "out")
+    folder = _folder(_detect("--post", post, "--pre", pre, *places, "--workers", 1))
+    report = (folder / "report.html").read_text()
+    assert "change detection is not used" in report
+    assert ">After<" in report
+    assert ">Before<" not in report

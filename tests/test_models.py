@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import MODELS, create_model, load_published_checkpoint
+from models.adanet import SOURCE_LABELS, TARGET_LABELS, Discriminator, domain_labels
 from models.augment import Augmentation, Tiles
-from models.losses import boundary_aware_loss, boundary_weight
-from models.mffenet import mffenet_resnet101
-from models.training import TrainConfig, fit, predict_margins
+from models.losses import LOSSES, boundary_aware_loss, boundary_weight, combine_losses
+from models.training import TrainConfig, Watcher, fit, predict_margins
 
 
 def _count(module):
@@ -15,19 +18,65 @@ def _count(module):
 
 @pytest.mark.parametrize("entry", MODELS.values(), ids=lambda e: e.name)
 def test_registered_model_has_its_stated_parameters_and_shape(entry):
-    network = create_model(entry.name).eval()
+    network = create_model(entry.name, classes=2).eval()
     assert _count(network) == entry.parameters
     with torch.inference_mode():
         assert network(torch.zeros(1, 3, 64, 96)).shape == (1, 2, 64, 96)
 
 
+def test_model_has_as_many_outputs_as_classes():
+    with torch.inference_mode():
+        assert create_model("mffenet-lite0-w32", classes=3).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
+def test_light_encoder_starts_from_imagenet_weights():
+    pretrained, fresh = (create_model("mffenet-lite0", pretrained=p) for p in (True, False))
+    assert pretrained.backbone.bn1.running_mean.abs().sum() > 0
+    assert fresh.backbone.bn1.running_mean.abs().sum() == 0
+
+
 def test_paper_variant_is_exact_part_by_part():
-    network = mffenet_resnet101()
+    network = create_model("mffenet-resnet101")
     assert [_count(m) for m in (network.backbone, network.aspp, network.decoder)] == [
         42_500_160,
         15_535_104,
         13_321_226,
     ]
+
+
+def test_paper_variant_has_the_published_shapes_on_512_px():
+    network = create_model("mffenet-resnet101").eval()
+    with torch.inference_mode():
+        x1, x2, x3, x4 = network.scales(torch.zeros(1, 3, 512, 512))
+        levels = network.decoder.fork(x1, x2, x3, x4)
+    assert [tuple(x.shape[1:]) for x in (x4, x3, x2, x1)] == [
+        (64, 256, 256), (256, 128, 128), (512, 64, 64), (256, 32, 32),
+    ]  # fmt: skip
+    assert [tuple(a.shape[1:]) for a in levels] == [(768, 64, 64), (384, 128, 128), (192, 256, 256)]
+
+
+def test_paper_variant_takes_0_97_tflop_for_a_512_px_window():
+    network = create_model("mffenet-resnet101").eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.zeros(1, 3, 512, 512))
+    assert counter.get_total_flops() / 1e12 == pytest.approx(0.97, abs=0.005)
+
+
+def test_adanet_gives_two_outputs_in_training_only():
+    network, images = create_model("adanet-lite0"), torch.zeros(2, 3, 64, 64)
+    aux, main = network.train()(images)
+    assert aux.shape == main.shape == (2, 2, 64, 64)
+    assert network.eval()(images).shape == (2, 2, 64, 64)
+
+
+def test_discriminator_has_a_logit_for_each_32_px_cell():
+    assert Discriminator()(torch.zeros(1, 2, 512, 512)).shape == (1, 1, 16, 16)
+
+
+@pytest.mark.parametrize("bounds", [SOURCE_LABELS, TARGET_LABELS])
+def test_domain_labels_lie_within_their_bounds(bounds):
+    labels = domain_labels(torch.zeros(50, 50), bounds, generator=torch.Generator().manual_seed(0))
+    assert bounds[0] <= labels.min() < labels.max() <= bounds[1]
 
 
 def test_model_size_error_names_the_fitting_size():
@@ -36,27 +85,63 @@ def test_model_size_error_names_the_fitting_size():
 
 
 def test_unknown_model_lists_the_known():
-    with pytest.raises(ValueError, match="mffenet-lite0, mffenet-resnet101"):
+    with pytest.raises(ValueError, match="mffenet-lite0, mffenet-resnet50"):
         create_model("unet")
 
 
-def test_published_checkpoint_loads_with_prefix_and_auxiliary_output(tmp_path):
-    source = create_model("mffenet-lite0")
-    state = {f"module.{k}": v for k, v in source.state_dict().items()}
-    state["module.decoder.domain_conv.weight"] = torch.zeros(2, 64, 1, 1)
+@pytest.fixture(scope="module")
+def published():
+    """A network as the authors' training code leaves it: random weights and batch statistics."""
+    torch.manual_seed(1)
+    network = create_model("adanet-resnet101").eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+def _probability(network, images):
+    with torch.inference_mode():
+        return network(images).softmax(dim=1)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_published_checkpoint_gives_the_same_probabilities(tmp_path, published, prefix):
+    torch.save({"state_dict": {prefix + k: v for k, v in published.state_dict().items()}}, tmp_path / "best.pth")
+    loaded = load_published_checkpoint(tmp_path / "best.pth")
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    ours, theirs = _probability(loaded, images), _probability(published, images)
+    assert torch.isfinite(ours).all()
+    assert (ours - theirs).abs().max() <= 1e-5
+
+
+def test_published_checkpoint_without_auxiliary_output_is_mffenet(tmp_path, published):
+    state = {k: v for k, v in published.state_dict().items() if not k.startswith("decoder.domain_conv")}
     torch.save({"state_dict": state}, tmp_path / "best.pth")
-    loaded = load_published_checkpoint(create_model("mffenet-lite0"), tmp_path / "best.pth")
-    assert all(
-        torch.equal(a, b) for a, b in zip(source.state_dict().values(), loaded.state_dict().values(), strict=True)
-    )
+    assert type(load_published_checkpoint(tmp_path / "best.pth")).__name__ == "MFFENet"
 
 
-def test_published_checkpoint_that_does_not_fit_names_the_keys(tmp_path):
-    state = create_model("mffenet-lite0").state_dict()
+def test_published_checkpoint_that_does_not_fit_names_the_keys(tmp_path, published):
+    state = published.state_dict()
     state["decoder.stranger"] = state.pop("aspp.conv1.weight")
+    state["aspp.bn1.bias"] = torch.zeros(3)
     torch.save({"state_dict": state}, tmp_path / "best.pth")
-    with pytest.raises(ValueError, match=r"1 missing: aspp.conv1.weight; 1 left over: decoder.stranger"):
-        load_published_checkpoint(create_model("mffenet-lite0"), tmp_path / "best.pth")
+    told = "1 missing: aspp.conv1.weight; 1 left over: decoder.stranger; 1 of another shape: aspp.bn1.bias"
+    with pytest.raises(ValueError, match=told):
+        load_published_checkpoint(tmp_path / "best.pth")
+
+
+class _Trap:
+    def __reduce__(self):
+        return print, ("code in a checkpoint ran",)
+
+
+def test_published_checkpoint_with_code_in_it_is_not_loaded(tmp_path, capsys):
+    torch.save({"state_dict": {}, "trap": _Trap()}, tmp_path / "best.pth")
+    with pytest.raises(ValueError, match="holds more than weights"):
+        load_published_checkpoint(tmp_path / "best.pth")
+    assert capsys.readouterr().out == ""
 
 
 def test_published_boundary_weight_is_two_in_an_interior():
@@ -81,6 +166,25 @@ def test_boundary_aware_loss_ignores_unlabelled_pixels():
     assert boundary_aware_loss(logits, labels) == boundary_aware_loss(changed, labels)
 
 
+def test_losses_are_lower_for_the_truth_than_for_its_opposite():
+    labels = torch.zeros(1, 40, 40, dtype=torch.long)
+    labels[:, 10:30, 10:30] = 1
+    right = torch.stack([1.0 - labels.float(), labels.float()], dim=1) * 6
+    for loss in LOSSES.values():
+        assert loss(right, labels) < loss(right.flip(1), labels)
+
+
+def test_losses_combine_by_weight():
+    logits, labels = torch.randn(1, 2, 40, 40), torch.ones(1, 40, 40, dtype=torch.long)
+    both = combine_losses({"dice": 0.5, "focal": 2.0})(logits, labels)
+    assert both == pytest.approx(0.5 * LOSSES["dice"](logits, labels) + 2 * LOSSES["focal"](logits, labels))
+
+
+def test_losses_error_lists_the_known():
+    with pytest.raises(ValueError, match=r"got \['hinge'\]; expected some of boundary, "):
+        combine_losses({"hinge": 1.0})
+
+
 def _red_slides_on_green():
     rng = np.random.default_rng(0)
     masks = (rng.random((8, 8, 8)) > 0.7).repeat(16, 1).repeat(16, 2).astype(np.uint8)
@@ -96,6 +200,51 @@ def _trained(config):
 def test_fit_is_reproducible():
     first, second = (_trained(TrainConfig(steps=2, batch=2, crop_px=64)).state_dict() for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_fit_that_was_killed_goes_on_to_the_same_weights(tmp_path):
+    config = TrainConfig(steps=4, batch=2, crop_px=64, epoch_steps=2)
+    whole = _trained(config).state_dict()
+
+    def kill(step, _loss):
+        if step == 3:
+            raise _Killed
+
+    torch.manual_seed(3)
+    with pytest.raises(_Killed):
+        fit(create_model("mffenet-lite0"), _red_slides_on_green(), config, watcher=Watcher(on_step=kill),
+            checkpoint=tmp_path / "state.pt")  # fmt: skip
+    steps = []
+    resumed = fit(create_model("mffenet-lite0"), _red_slides_on_green(), config, checkpoint=tmp_path / "state.pt",
+                  watcher=Watcher(on_step=lambda step, _loss: steps.append(step)))  # fmt: skip
+    assert steps == [3, 4]
+    assert all(torch.equal(a, b) for a, b in zip(whole.values(), resumed.state_dict().values(), strict=True))
+
+
+def test_fit_refuses_the_checkpoint_of_another_training(tmp_path):
+    config = TrainConfig(steps=1, batch=2, crop_px=64)
+    fit(create_model("mffenet-lite0"), _red_slides_on_green(), config, checkpoint=tmp_path / "state.pt")
+    other = replace(config, learning_rate=0.5)
+    with pytest.raises(ValueError, match="another configuration or other tiles"):
+        fit(create_model("mffenet-lite0"), _red_slides_on_green(), other, checkpoint=tmp_path / "state.pt")
+
+
+def test_fit_stops_early_and_takes_the_best_weights():
+    scores, kept = iter([0.5, 0.4, 0.3, 0.9]), []
+
+    def validate(network):
+        kept.append(network.state_dict()["aspp.conv1.weight"].clone())
+        return {"f1": next(scores)}
+
+    config = TrainConfig(steps=4, batch=2, crop_px=64, epoch_steps=1, patience=2)
+    torch.manual_seed(3)
+    network = fit(create_model("mffenet-lite0"), _red_slides_on_green(), config, watcher=Watcher(validate=validate))
+    assert len(kept) == 3
+    assert torch.equal(network.state_dict()["aspp.conv1.weight"], kept[0])
 
 
 def test_fit_learns_red_slides_on_green_ground():

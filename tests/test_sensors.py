@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -26,6 +27,18 @@ def test_sensor_requires_only_bands_it_has(entry):
 def test_sensor_puts_each_band_in_its_own_place(entry):
     places = [source.index for source in entry.bands.values()]
     assert sorted(places) == list(range(1, len(places) + 1))
+
+
+@pytest.mark.parametrize("entry", SENSORS.values(), ids=SENSORS)
+def test_sensor_that_comes_in_folders_names_the_file_of_each_band(entry):
+    sources = [*entry.bands.values(), *filter(None, [entry.qa_source])]
+    assert all(bool(source.files) == (entry.folder is not None) for source in sources)
+
+
+@pytest.mark.parametrize("entry", [e for e in SENSORS.values() if e.folder], ids=lambda e: e.name)
+def test_sensor_that_comes_in_folders_gives_an_example_of_its_files(entry):
+    patterns = [pattern for source in entry.bands.values() for pattern in source.files]
+    assert any(re.search(pattern, entry.folder.example, re.IGNORECASE) for pattern in patterns)
 
 
 @pytest.mark.parametrize(

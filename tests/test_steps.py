@@ -17,7 +17,7 @@ from catalog import store
 from catalog.config import RunConfig
 from catalog.schema import BANDS, QUALITY, InputError, StoreError
 from catalog.store import StoreRef
-from tasks import steps
+from tasks import steps, story
 
 SIDE = 384
 LEFT, TOP = 583_680.0, 4_736_640.0
@@ -71,7 +71,7 @@ def keep(prepared, key, picture):
 
 def paired(folder, *, post, pre):
     prepared = prepare(folder, post=post, pre=pre)
-    run = steps.Run(prepared)
+    run = story.Run(prepared)
     run.pairing = steps.pair.fn(run, keep(prepared, "pre", pre), keep(prepared, "post", post))
     return run
 
@@ -80,19 +80,20 @@ def test_pair_of_images_that_match_is_used(tmp_path):
     run = paired(tmp_path, pre=texture(), post=texture(dx=1.3))
     assert run.pairing.usable
     assert run.pairing.coregistration.dx_px == pytest.approx(1.3, abs=0.1)
-    assert "pre-event imagery: pre" in steps._used(run)
-    assert steps._provenance(run, 1, threshold=0.5).pre_scenes == "pre"
-    assert not [told for told in steps._not_used(run) if "change detection" in told]
+    assert "pre-event imagery: pre" in story.used(run)
+    assert story.provenance_of(run, 1, threshold=0.5).pre_scenes == "pre"
+    assert not [told for told in story.not_used(run) if "change detection" in told]
 
 
 def test_pair_that_is_refused_is_not_called_used(tmp_path):
     run = paired(tmp_path, pre=texture(seed=5), post=texture())
     assert not run.pairing.usable
-    assert steps._used(run) == ["post-event imagery: post"]
-    provenance = steps._provenance(run, 1, threshold=0.5)
+    assert story.used(run)[0] == "post-event imagery: post"
+    assert not [told for told in story.used(run) if "pre-event" in told]
+    provenance = story.provenance_of(run, 1, threshold=0.5)
     assert (provenance.pre_scenes, provenance.pre_date) == (None, None)
-    assert steps._not_used(run)[-1].startswith("change detection is not used: pre and post could not be co-registered")
-    assert not [told for told in steps._warnings(run) if "co-registered" in told]
+    assert story.not_used(run)[-1].startswith("change detection is not used: pre and post could not be co-registered")
+    assert not [told for told in story.warnings(run) if "co-registered" in told]
 
 
 def test_pair_without_common_radiometry_leaves_pre_out_and_goes_on(tmp_path):
@@ -100,11 +101,13 @@ def test_pair_without_common_radiometry_leaves_pre_out_and_goes_on(tmp_path):
     pre[2] = 90  # a band without contrast cannot be normalised
     run = paired(tmp_path, pre=pre, post=texture())
     assert not run.pairing.usable
-    assert "change detection is not used: radiometric normalisation: blue has no contrast" in steps._not_used(run)[-1]
+    assert "change detection is not used: radiometric normalisation: blue has no contrast" in story.not_used(run)[-1]
 
 
 @pytest.mark.parametrize(
-    "change", [{"lattice_gsd_m": (3.0, 5.0)}, {"window_px": 128}, {"architecture": "mffenet-resnet101"}], ids=str
+    "change",
+    [{"lattice_gsd_m": (3.0, 5.0)}, {"window_px": 128}, {"oversampling": 1.0}, {"architecture": "mffenet-resnet101"}],
+    ids=str,
 )
 def test_network_key_follows_how_the_weights_are_run(tmp_path, change):
     card = prepare(tmp_path, post=texture(), pre=texture()).card
@@ -118,10 +121,10 @@ def test_pair_leaves_a_record_of_its_stage(tmp_path):
 
 
 def test_story_names_every_input_with_its_digest(tmp_path):
-    story = steps._story_of(steps.Run(prepare(tmp_path, post=texture(), pre=texture(seed=1))))
-    assert [(entry["role"], entry["path"]) for entry in story["inputs"]] == [("pre", "pre.tif"), ("post", "post.tif")]
-    assert story["inputs"][1]["sha256"] == hashlib.sha256((tmp_path / "post.tif").read_bytes()).hexdigest()
-    assert datetime.fromisoformat(story["started_utc"]).tzinfo is not None
+    told = story.story_of(story.Run(prepare(tmp_path, post=texture(), pre=texture(seed=1))))
+    assert [(entry["role"], entry["path"]) for entry in told["inputs"]] == [("pre", "pre.tif"), ("post", "post.tif")]
+    assert told["inputs"][1]["sha256"] == hashlib.sha256((tmp_path / "post.tif").read_bytes()).hexdigest()
+    assert datetime.fromisoformat(told["started_utc"]).tzinfo is not None
 
 
 def caused(error, by):

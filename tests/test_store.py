@@ -12,7 +12,7 @@ import xarray as xr
 
 from catalog import store
 from catalog.grid import snap_grid
-from catalog.schema import BANDS, ELEVATION, QUALITY, StoreError
+from catalog.schema import BANDS, DISAGREEMENT, ELEVATION, PROBABILITY, QUALITY, StoreError
 from catalog.store import StoreRef
 
 
@@ -106,6 +106,28 @@ def test_store_opens_lazily_one_chunk_a_block(ref):
     _fill(ref)
     dataset = store.open_store(ref)
     assert dataset["red"].data.chunksize == (256, 256)
+    assert dataset.rio.crs.to_epsg() == 32633
+
+
+def test_store_gives_the_same_values_in_their_memory_dtype_however_it_is_read(ref):
+    _fill(ref)
+    block = ref.grid.blocks[1]
+    opened = store.open_store(ref).compute()
+    sample = store.read_sample(ref, max_pixels=10**9)
+    for variable in ref.variables:
+        whole = opened[variable.name]
+        assert whole.dtype == sample[variable.name].dtype == variable.memory_dtype
+        np.testing.assert_array_equal(
+            store.read_block(ref, block)[variable.name], whole.values[ref.grid.window(block).slices]
+        )
+        np.testing.assert_array_equal(sample[variable.name], whole.values[ref.grid.scene.slices])
+
+
+@pytest.mark.parametrize("variable", [BANDS["red"], PROBABILITY, DISAGREEMENT], ids=lambda v: v.name)
+def test_store_decodes_each_stored_value_to_the_float32_nearest_to_it(variable):
+    stored = np.arange(np.iinfo(variable.dtype).max + 1).astype(variable.dtype)
+    expected = np.where(stored == variable.nodata, np.nan, stored * np.float64(variable.scale)).astype(np.float32)
+    np.testing.assert_array_equal(store.decode(variable, stored), expected)
 
 
 def _fill_with_absolute_rows_and_columns(ref):

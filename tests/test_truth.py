@@ -9,10 +9,11 @@ import pyogrio
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.features import rasterize
 from shapely.geometry import box
 
 from catalog.schema import InputError
-from catalog.truth import open_mapped
+from catalog.truth import GROUND_PX, open_mapped, valid_ground
 from tasks.review import evaluate_product
 
 EPSG, LEFT, TOP, GSD = 32654, 583_200.0, 4_737_000.0, 5.0
@@ -103,6 +104,18 @@ def test_evaluate_of_a_lone_inventory(tmp_path, truth, gsd_m, crs):
 def test_evaluate_of_an_inventory_lies_on_the_grid_of_its_raster(product):
     with open_mapped(product / "inventory.gpkg") as mapped, rasterio.open(mapped.classes) as burnt:
         assert (burnt.shape, burnt.transform.c, burnt.transform.f) == ((80, 80), LEFT, TOP)
+
+
+def test_valid_ground_is_what_was_observed_in_small_pieces_that_do_not_overlap(tmp_path):
+    classes = np.random.default_rng(3).choice([0, 1, 255], (300, 280), p=[0.5, 0.2, 0.3])
+    path = write_classes(tmp_path / "class.tif", classes)
+    ground = valid_ground(path, aoi=None, valid=None)
+    with rasterio.open(path) as product:
+        burnt = rasterize(ground.geometry, out_shape=classes.shape, transform=product.transform)
+    np.testing.assert_array_equal(burnt == 1, classes != 255)
+    assert ground.area.sum() == (classes != 255).sum() * GSD**2
+    left, bottom, right, top = ground.bounds.to_numpy().T
+    assert max((right - left).max(), (top - bottom).max()) == GROUND_PX * GSD
 
 
 def test_evaluate_of_an_inventory_without_observed_area(tmp_path, truth):

@@ -1,0 +1,154 @@
+"""ADANet across events: from the Landslide4Sense tiles without block B to Hokkaido 2018, no label of which is shown.
+
+    python benchmarks/adaptation.py [--only adanet ...] [--seeds 0 1 2 3 4] [--table]
+
+The sources are MFFENet light of `benchmarks/accuracy.py`, one a seed. Adapted to the scene; scored on the scene against
+the event's inventory, and on the 13 patches outside it against both annotators. `card` is the threshold of the source's
+validation tiles, `scene` the one that `detect` finds without labels; `oracle` is the best one, which only the labels
+can tell: it says what is left to gain, not what a responder gets.
+
+One line a method and seed is appended to `benchmarks/results/adaptation.jsonl`; rows that are there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Final
+
+import torch
+from accuracy import WORK, card_from, new_ground
+from accuracy import known as known_networks
+from ground import patches, scene, tiles, windows
+from torch import nn
+
+from models.adaptation import AdaptConfig, adapt
+from models.augment import Tiles
+from models.cards import ModelCard
+from models.predictor import Predictor
+from models.registry import create_model
+from tasks.thresholds import margin_threshold
+
+RESULTS: Final = Path(__file__).parent / "results/adaptation.jsonl"
+PUBLISHED: Final = AdaptConfig(self_training=0.0, landslide_share=0.0)
+"""The terms of the published ADANet alone."""
+
+METHODS: Final[Mapping[str, AdaptConfig | None]] = {
+    "source only": None,
+    "ADANet": PUBLISHED,
+    "ADANet + histogram matching": replace(PUBLISHED, match="histogram"),
+    "ADANet + Wallis matching": replace(PUBLISHED, match="wallis"),
+    "ADANet + rare-class sampling": replace(PUBLISHED, landslide_share=AdaptConfig().landslide_share),
+    "ADANet + entropy": replace(PUBLISHED, entropy=0.01),
+    "ADANet + self-training": replace(PUBLISHED, self_training=AdaptConfig().self_training),
+    "ADANet + companions": AdaptConfig(),
+    "companions without adversaries": AdaptConfig(adversarial=(0.0, 0.0)),
+    "ADANet + companions, statistics a domain": AdaptConfig(statistics="per-domain"),
+}
+MAIN: Final = ("source only", "ADANet", "ADANet + companions")
+MAIN_SEEDS: Final = (0, 1, 2, 3, 4)
+SEEDS: Final = (0, 1, 2)
+
+
+def source_of(seed: int) -> tuple[nn.Module, ModelCard]:
+    """The trained network of a seed, with its card. Raises: SystemExit when `accuracy.py` has not made it."""
+    row = next((r for r in known_networks() if (r["network"], r["seed"]) == ("mffenet", seed)), None)
+    path = WORK / f"mffenet-{seed}.pt"
+    if row is None or not path.is_file():
+        raise SystemExit(f"no source of seed {seed}: run benchmarks/accuracy.py --only mffenet --seeds {seed} first")
+    network = create_model("mffenet-lite0")
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
+    return network.eval(), card_from(row)
+
+
+def run(method: str, seed: int) -> dict[str, Any]:
+    """Everything that one row knows."""
+    network, card = source_of(seed)
+    config, ground = METHODS[method], scene()
+    rounds: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    if config is not None:
+        read = tiles("ACD", split="train")
+        source = Tiles(read.images, read.maps["labels"].astype("uint8"))
+        adanet = create_model("adanet-lite0")
+        adanet.load_state_dict(network.state_dict(), strict=False)
+        network = adapt(
+            adanet, source, windows(ground, ground.levelled(card.median_rgb), card), replace(config, seed=seed),
+            threshold=margin_threshold(scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold),
+            on_round=lambda told, _network: rounds.append(asdict(told)),
+        )  # fmt: skip
+    seconds = time.perf_counter() - started
+    predictor = Predictor(network, card, device="cpu")
+    return {
+        "method": method,
+        "seed": seed,
+        "scene": new_ground(predictor, ground, levelled=True),
+        "patches": new_ground(predictor, patches(), levelled=True),
+        "rounds": rounds,
+        "seconds": round(seconds),
+    }
+
+
+def known() -> list[dict[str, Any]]:
+    """The rows that are there."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+COLUMNS: Final = {
+    "scene, card": ("scene", "inventory, card"),
+    "scene, scene": ("scene", "inventory, scene"),
+    "scene, oracle": ("scene", "inventory, oracle"),
+    "patches, card": ("patches", "second annotator, card"),
+    "patches, scene": ("patches", "second annotator, scene"),
+}
+"""IoU: ground, and where its threshold is from."""
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean and spread of the IoU by method, Otsu's first, as Markdown."""
+    titles = ["method", "seeds", *COLUMNS, "better than source only", "seconds"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    otsu = [g.score(g.otsu(), who)["iou"] for g, who in ((scene(), "inventory"), (patches(), "second annotator"))]
+    cells = [f"{otsu[0]:.3f}", "", "", f"{otsu[1]:.3f}", ""]
+    lines.append("| " + " | ".join(["Otsu on red / green, no network", "", *cells, "", ""]) + " |")
+    plain = {row["seed"]: row["scene"]["inventory, scene"] for row in rows if row["method"] == "source only"}
+    for method in METHODS:
+        own = [row for row in rows if row["method"] == method]
+        if own:
+            cells = [_spread([row[place][key] for row in own]) for place, key in COLUMNS.values()]
+            won = sum(row["scene"]["inventory, scene"] > plain.get(row["seed"], 1.0) for row in own)
+            tail = [f"{won} of {len(own)}", f"{mean(row['seconds'] for row in own):.0f}"]
+            lines.append("| " + " | ".join([method, str(len(own)), *cells, *tail]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="*")
+    parser.add_argument("--table", action="store_true", help="print the rows that are there")
+    options = parser.parse_args()
+    done = {(row["method"], row["seed"]) for row in known()}
+    wanted = [(m, s) for m in options.only for s in options.seeds or (MAIN_SEEDS if m in MAIN else SEEDS)]
+    for method, seed in wanted if not options.table else ():
+        if (method, seed) not in done:
+            RESULTS.parent.mkdir(exist_ok=True)
+            line = json.dumps(run(method, seed))
+            with RESULTS.open("a") as results:
+                results.write(line + "\n")
+            print(line, flush=True)
+    print(table(known()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""What a run knows: its checked inputs, what it has made so far, and how it tells of that. No Prefect here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from catalog import scenes
+from catalog.checks import Inputs
+from catalog.config import RunConfig
+from catalog.files import name_of
+from catalog.grid import Grid
+from catalog.schema import Variable
+from catalog.store import StoreRef, store_key
+from models.cards import ModelCard
+from tasks import change, preprocess, registration
+from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance
+from tasks.stages import StageRecord
+from tasks.thresholds import Threshold
+
+ALGORITHM_VERSIONS: Final = {
+    "ingest": 2,
+    "elevation": 1,
+    "terrain": 1,
+    "hydrology": 1,
+    "change": 1,
+    "probability": 1,
+    "class": 2,
+}
+"""Raise a step's number when its result changes: its stores then get other keys."""
+
+MIN_SIDE_PX: Final = 3
+"""An object smaller than a square of this many pixels (imagery's or network's, the coarser) is not resolved."""
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Awaited(Protocol[T_co]):
+    """A step that was started: a Prefect future."""
+
+    def result(self) -> T_co:
+        """What it came to; raises what it raised."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run knows after its inputs were checked."""
+
+    config: RunConfig
+    inputs: Inputs
+    card: ModelCard
+    weights: Path
+    scenario: str = ""
+    """Which network is used and why (figure 2 of Xu et al. 2022), once that is settled."""
+
+    @property
+    def grid(self) -> Grid:
+        """The imagery's grid."""
+        return self.inputs.grid
+
+    @property
+    def min_area_m2(self) -> float:
+        """Smallest landslide delivered."""
+        if self.config.min_area_m2 is not None:
+            return self.config.min_area_m2
+        return (MIN_SIDE_PX * max(self.grid.gsd_m, self.card.lattice_gsd(self.grid.gsd_m))) ** 2
+
+    def target(self, step: str, variables: tuple[Variable, ...], *, grid: Grid, depends_on: dict[str, Any]) -> StoreRef:
+        """The store of a step: its key holds the grid and everything the step depends on."""
+        described = {**depends_on, "grid": asdict(grid)}
+        key = store_key(step, version=ALGORITHM_VERSIONS[step.split("_")[0]], depends_on=described)
+        return StoreRef(self.config.root, self.config.name, key, grid, variables, self.config.chunk_px)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """How pre-event imagery was brought to the post-event one."""
+
+    coregistration: registration.Coregistration
+    normalisation: preprocess.Normalisation | None = None
+    scaling: change.ChangeScaling | None = None
+    refused: str = ""
+    """Why the two epochs cannot be compared pixel by pixel; empty when they can."""
+
+    @property
+    def usable(self) -> bool:
+        """True when the two epochs match well enough to be compared pixel by pixel."""
+        return not self.refused
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A run with the network that it uses, and what it took to make that."""
+
+    prepared: Prepared
+    record: StageRecord
+
+
+@dataclass
+class Run:
+    """What a run has produced so far: store references and what each stage cost."""
+
+    prepared: Prepared
+    records: list[StageRecord] = field(default_factory=list)
+    stores: dict[str, StoreRef] = field(default_factory=dict)
+    pairing: Pairing | None = None
+    threshold: Threshold | None = None
+    started_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def pre_used(self) -> scenes.Epoch | None:
+        """The pre-event imagery that the result rests on; None where there was none or it was refused."""
+        return self.prepared.inputs.pre if self.pairing and self.pairing.usable else None
+
+    def settle(self, future: Awaited[Settled]) -> None:
+        """Go on with the network that was settled on."""
+        settled = future.result()
+        self.prepared = settled.prepared
+        self.records.append(settled.record)
+
+    def keep(self, name: str, future: Awaited[tuple[StoreRef, StageRecord]]) -> StoreRef:
+        """The store of a finished step, with its record kept; a failed step raises here."""
+        ref, record = future.result()
+        self.records.append(record)
+        self.stores[name] = ref
+        return ref
+
+
+def provenance_of(run: Run, version: int, *, threshold: float) -> Provenance:
+    """What the inventory is of, for every landslide."""
+    prepared, inputs, pre = run.prepared, run.prepared.inputs, run.pre_used
+    event = inputs.event
+    return Provenance(
+        event_id=prepared.config.name,
+        version=version,
+        threshold=threshold,
+        min_area_m2=prepared.min_area_m2,
+        model=prepared.card.name,
+        weights_sha256=prepared.card.weights_sha256,
+        post_scenes=", ".join(inputs.post.ids),
+        post_date=_dates(inputs.post),
+        pre_scenes=", ".join(pre.ids) if pre else None,
+        pre_date=_dates(pre) if pre else None,
+        event_longitude=event.longitude if event else None,
+        event_latitude=event.latitude if event else None,
+    )
+
+
+def _dates(epoch: scenes.Epoch) -> str:
+    times = epoch.time_range_utc
+    return "unknown" if times is None else "/".join(sorted({time.date().isoformat() for time in times}))
+
+
+def used(run: Run) -> list[str]:
+    """What the result rests on, a sentence each."""
+    inputs = run.prepared.inputs
+    used = [f"post-event imagery: {', '.join(inputs.post.ids)}"]
+    if run.pre_used:
+        used.append(f"pre-event imagery: {', '.join(run.pre_used.ids)}")
+    if inputs.dem:
+        used.append(f"DEM: {name_of(inputs.dem.path)}, {inputs.dem.gsd_m:g} m")
+    if inputs.event:
+        used.append(f"event: {inputs.event.id}")
+    used.append(f"network: {run.prepared.card.name}, {run.prepared.scenario}")
+    if run.threshold:
+        used.append(f"landslide probability that counts: {run.threshold.reason}")
+    return used
+
+
+def not_used(run: Run) -> list[str]:
+    """What the run went without, and why."""
+    refused = run.pairing.refused if run.pairing else ""
+    return [*run.prepared.inputs.not_used, *([f"change detection is not used: {refused}"] if refused else [])]
+
+
+def warnings(run: Run) -> list[str]:
+    """What a reader must be wary of."""
+    told = list(run.prepared.inputs.warnings)
+    if run.pairing and run.pairing.coregistration.verdict() == "warn":
+        told.append(run.pairing.coregistration.sentence())
+    return told
+
+
+def story_of(run: Run) -> dict[str, Any]:
+    """The provenance of a run, for `run.json`."""
+    pairing = run.pairing
+    return {
+        "started_utc": run.started_utc.isoformat(timespec="seconds"),
+        "inputs": _inputs(run.prepared.inputs, run.prepared.config),
+        "stages": [record.as_dict() for record in run.records],
+        "stores": {name: ref.key for name, ref in sorted(run.stores.items())},
+        "scenario": run.prepared.scenario,
+        "network_origin": run.prepared.card.origin,
+        "threshold": asdict(run.threshold) if run.threshold else None,
+        "min_area_m2": run.prepared.min_area_m2,
+        "confidence_rule": CONFIDENCE_RULE,
+        "vetoes": {veto.code: veto.sentence for veto in VETOES},
+        "coregistration": asdict(pairing.coregistration) if pairing else None,
+        "normalisation": asdict(pairing.normalisation) if pairing and pairing.normalisation else None,
+        "network_grid": {
+            "lattice_gsd_m": run.prepared.card.lattice_gsd(run.prepared.grid.gsd_m),
+            "window_px": run.prepared.card.window_px,
+            "windows": sum(record.windows for record in run.records),
+        },
+    }
+
+
+def _inputs(inputs: Inputs, config: RunConfig) -> list[dict[str, str | None]]:
+    """Every file and item that the run read, by role, with its digest."""
+    epochs = [entry for epoch in (inputs.pre, inputs.post) if epoch for entry in epoch.inputs()]
+    files = (("DEM", inputs.dem.path if inputs.dem else None), ("area of interest", config.aoi))
+    return epochs + [scenes.input_of(path, role=role) for role, path in files if path]

@@ -1,0 +1,164 @@
+"""The scene's own network through the real flow: adapted from other events, or fine-tuned on labels of the area."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import refused, run  # noqa: F401 - a fixture
+
+from models.augment import Tiles
+from models.cards import find_weights, load_card, load_network
+from models.predictor import Predictor
+from tasks import scenario
+from tasks.review import simulate_event
+
+RUN = [sys.executable, "-c", "from flows.cli import main; main()"]
+PX = 64
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=640, gsd_m=10.0, seed=7, sensor="rgb8")
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    """Labelled tiles of two other events, as Landslide4Sense lies on disk."""
+    folder, rng = tmp_path_factory.mktemp("tiles"), np.random.default_rng(0)
+    rows = ["split,png_id,l4s_train_file,landslide_fraction,l4s_id,id_block"]
+    for number in range(8):
+        split = "train" if number < 6 else "validation"
+        rows.append(f"{split},{number},x.h5,0.3,{number},{'B' if number % 2 else 'A'}_1")
+        mask = (rng.random((8, 8)) > 0.7).repeat(PX // 8, 0).repeat(PX // 8, 1)
+        image = np.where(mask[..., None], [170, 110, 80], [40, 70, 40]) + rng.normal(0, 12, (PX, PX, 3))
+        for kind, name, pixels in (("images", "image", image.clip(0, 255)), ("masks", "mask", mask * 255)):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / split / kind / f"{name}_{number}.png")
+    (folder / "png_id_to_l4s_file.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def _landslidenet(*arguments):
+    environment = {**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    done = subprocess.run([*RUN, *map(str, arguments)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def inputs(scene, home):
+    return ["--post", scene["post"], "--name", "sim", "--block", 512, "--workers", 1, "--root", home / "store",
+            "--out", home / "out", "--network-steps", 2]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def adapted(inputs, tiles):
+    return _landslidenet("detect", *inputs, "--adapt", tiles, "--leave-out", "B")
+
+
+def _story(product):
+    told = json.loads((product / "run.json").read_text())
+    return told, next(sentence for sentence in told["used"] if sentence.startswith("network: "))
+
+
+@pytest.mark.slow
+def test_adapted_network_is_an_artefact_of_the_event(adapted, tiles, home):
+    told, sentence = _story(adapted)
+    (weights,) = (home / "out/sim/networks").glob("adanet-*.safetensors")
+    card = load_card(weights)
+    assert sentence.endswith("adapted to this scene without labels (ADANet), made by this run")
+    assert weights.stem in sentence
+    assert told["model"]["weights_sha256"] == card.weights_sha256
+    assert card.architecture == "adanet-lite0"
+    assert card.origin["weights"] == load_card(find_weights("mffenet-lite0")).weights_sha256
+    assert card.origin["leave_out"] == ["B"]
+    assert "from 4 labelled tiles (events: A)" in card.data
+    assert "no label of the scene was used" in card.split
+    assert {"network", "inference"} <= {stage["stage"] for stage in told["provenance"]["stages"]}
+
+
+@pytest.mark.slow
+def test_adapted_network_is_taken_again_for_the_same_inputs(adapted, inputs, tiles, home):
+    again = _landslidenet("detect", *inputs, "--adapt", tiles, "--leave-out", "B")
+    assert _story(again)[1].endswith("made by an earlier run of the same inputs")
+    assert (again / "class.tif").read_bytes() == (adapted / "class.tif").read_bytes()
+    weights = _landslidenet("adapt", again, "--tiles", tiles)  # the product's own configuration
+    assert weights.is_file()
+    assert weights.parent == home / "out/sim/networks"
+    assert len(list(weights.parent.glob("*.safetensors"))) == 1
+
+
+@pytest.mark.slow
+def test_labels_of_the_area_fine_tune_the_network(inputs, tiles, scene, home):
+    product = _landslidenet("detect", *inputs, "--labels", f"{scene['truth']}:landslides", "--adapt", tiles)
+    told, sentence = _story(product)
+    (weights,) = (home / "out/sim/networks").glob("mffenet-*.safetensors")
+    card = load_card(weights)
+    before, after = card.metrics["held_out_f1_before"], card.metrics["held_out_f1"]
+    assert f"F1 on ground held out {before:.3f} before, {after:.3f} after" in sentence
+    assert ("as it is: " in sentence) == (after <= before)
+    assert (told["model"]["name"] == weights.stem) == (after > before)
+    assert card.origin["kind"] == "fine-tuned"
+    assert set(card.reliability) == {"before", "after"}
+
+
+@pytest.mark.slow
+def test_network_as_it_is_says_why(scene, tmp_path):
+    product = _landslidenet("detect", "--post", scene["post"], "--name", "sim", "--block", 1024, "--workers", 1,
+                            "--root", tmp_path / "store", "--out", tmp_path / "out")  # fmt: skip
+    assert _story(product)[1] == (
+        "network: mffenet-lite0, as it is: neither labels of the area (--labels) nor --adapt were given"
+    )
+
+
+def _refused(run, tmp_path, scene, *words):  # noqa: F811
+    return refused(run, "detect", "--post", scene["post"], "--name", "x", "--root", tmp_path, "--out", tmp_path, *words)
+
+
+def test_sources_that_cannot_be_read_are_refused_before_any_work(run, tmp_path, scene):  # noqa: F811
+    assert "got no folder; expected one of: landslide4sense-rgb" in _refused(run, tmp_path, scene, "--adapt", "nowhere")
+    assert "labels" in _refused(run, tmp_path, scene, "--labels", "nowhere.gpkg")
+    told = _refused(run, tmp_path, scene, "--leave-out", "B")
+    assert "events to leave out, but nothing to adapt from; give --adapt FOLDER" in told
+    told = _refused(run, tmp_path, scene, "--labelled-area", "area.gpkg")
+    assert "a labelled area without labels; give --labels" in told
+    assert "adapt: nothing to learn from; pass --tiles" in refused(run, "adapt", scene["post"])
+
+
+def test_labels_elsewhere_are_refused(tmp_path, scene):
+    elsewhere = gpd.read_file(scene["truth"], layer="landslides").translate(1e5, 0)
+    elsewhere.to_file(tmp_path / "elsewhere.gpkg")
+    done = subprocess.run(
+        [*RUN, *map(str, ("detect", "--post", scene["post"], "--name", "x", "--root", tmp_path / "s", "--out",
+                          tmp_path / "o", "--workers", 1, "--labels", tmp_path / "elsewhere.gpkg"))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no landslide lies on observed ground of x" in done.stderr
+
+
+def test_windows_to_adapt_to_are_the_likeliest_and_others_evenly(monkeypatch):
+    monkeypatch.setattr(scenario, "MOST_WINDOWS", 4)
+    images = np.zeros((9, PX, PX, 3), np.uint8)
+    images[[2, 7]] = 200
+    weights = find_weights("mffenet-lite0")
+    card = load_card(weights)
+    predictor = Predictor(load_network(weights, replace(card)), card, device="cpu")
+    likely = np.argsort([-predictor.predict_windows(image[None]).mean() for image in images], kind="stable")[:2]
+    chosen = scenario.choose_windows(
+        Tiles(images, np.zeros(images.shape[:3], np.uint8), events=np.arange(9).astype(str)), predictor
+    )
+    assert len(chosen) == 4
+    assert set(likely.astype(str)) <= set(chosen.events.tolist())
