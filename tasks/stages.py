@@ -260,6 +260,7 @@ class Stopwatch:
         self._memory = PeakMemory()
 
     def __enter__(self) -> Stopwatch:
+        give_back_freed_memory()
         self._memory.__enter__()
         self._started, self._cpu = time.perf_counter(), time.process_time()
         return self
