@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 OUT ?= demo
 
-.PHONY: env demo test lint type lock bench clean
+.PHONY: env demo test lint type lock bench bench-accuracy clean
 
 env: $(STAMP)
 
@@ -39,6 +39,10 @@ bench: env
 	$(BIN)/python benchmarks/invariance.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/warping.py
+
+bench-accuracy: env
+	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/adaptation.py
 
 clean:
 	rm -rf $(VENV) build demo out store .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
