@@ -114,6 +114,8 @@ class RunConfig(Strict):
     """Events among those tiles that take no part."""
     network_steps: int = Field(default=120, ge=1)
     """Steps of the optimiser in fine-tuning or adaptation."""
+    adaptation: dict[str, Any] = Field(default_factory=dict)
+    """Further settings of the adaptation: fields of `models.adaptation.AdaptConfig`, which switch its terms."""
     threshold: Literal["scene", "card"] | Annotated[float, Field(gt=0, lt=1)] = "scene"
     """Landslide probability from which a pixel is a landslide: a number, the model card's, or the scene's own."""
     min_area_m2: float | None = Field(default=None, ge=0)

@@ -69,13 +69,18 @@ def sha256_of(path: Path) -> str:
 
 
 def save_model(network: nn.Module, folder: Path, *, card: dict[str, Any]) -> ModelCard:
-    """The card written beside the weights (float16 safetensors) as `<name>.safetensors` and `<name>.json`."""
+    """The card written beside the weights (float16 safetensors) as `<name>.safetensors` and `<name>.json`.
+
+    The weights take their name last: where they are, all is there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{card['name']}.safetensors"
+    partial = path.with_suffix(".partial")
     state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in state.items()}, path)
-    complete = ModelCard(**card, weights_sha256=sha256_of(path))
+    save_file({k: v.contiguous() for k, v in state.items()}, partial)
+    complete = ModelCard(**card, weights_sha256=sha256_of(partial))
     path.with_suffix(".json").write_text(json.dumps(asdict(complete), indent=2) + "\n")
+    partial.replace(path)
     return complete
 
 

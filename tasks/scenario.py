@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from distributed import get_worker
+from pydantic import TypeAdapter, ValidationError
 
 from catalog import store, tiles
 from catalog.config import RunConfig
@@ -28,7 +29,7 @@ from models.augment import Augmentation, Tiles
 from models.cards import ModelCard, load_card, load_network, save_model
 from models.predictor import Predictor
 from models.registry import create_model
-from models.training import TrainConfig, Watcher, fit
+from models.training import TrainConfig, Watcher, choose_device, fit
 from tasks import inference
 from tasks.learning import Judgement, judge, margins_of
 from tasks.samples import Cutting, Labels, kind_of, open_tiles, read_labelled_store, split_in_space
@@ -114,21 +115,43 @@ def check_sources(config: RunConfig, *, epsg: int) -> None:
         read_polygons(config.labelled_area, epsg=epsg, what="labelled area")
     if config.adapt:
         kind_of(config.adapt)
+        adapt_config(config)
+
+
+def adapt_config(config: RunConfig) -> AdaptConfig:
+    """The settings of a run's adaptation. Raises: InputError naming those that are not known or do not fit."""
+    told = {"steps": config.network_steps, **config.adaptation}
+    known = [field.name for field in fields(AdaptConfig)]
+    if unknown := sorted(set(told) - set(known)):
+        raise InputError(f"`adaptation`: unknown key {', '.join(unknown)}; expected one of: {', '.join(known)}")
+    try:
+        return TypeAdapter(AdaptConfig).validate_python(told)
+    except ValidationError as error:
+        wrong = [f"`adaptation.{detail['loc'][0]}`: {detail['msg']}" for detail in error.errors()]
+        raise InputError("; ".join(wrong)) from None
 
 
 def plan_network(
-    post: StoreRef, tone: inference.Tone, *, config: RunConfig, start: Path, card: ModelCard, scene: str, threads: int
+    post: StoreRef,
+    tone: inference.Tone,
+    *,
+    config: RunConfig,
+    start: Path,
+    card: ModelCard,
+    scene: Mapping[str, Any],
+    threads: int,
 ) -> Plan:
     """Fine-tuning where labels of the area are given, else ADANet.
 
-    scene : digest of the post-event imagery.
+    scene : what the composite was made of; not how it is cut into blocks, which must not matter.
 
     Raises: InputError when labels or tiles cannot be read.
     """
-    common = {"weights": card.weights_sha256, "scene": scene, "tone": asdict(tone)}
+    grid = {"epsg": post.grid.epsg, "gsd_m": post.grid.gsd_m}
+    common = {"weights": card.weights_sha256, "scene": dict(scene), "grid": grid, "tone": asdict(tone)}
     if config.labels:
         return _plan_fine_tuning(post, tone, config=config, start=start, common=common, threads=threads)
-    training = AdaptConfig(steps=config.network_steps)
+    training = adapt_config(config)
     source = str(config.adapt)
     told = {"source": tiles.fingerprint(source), "leave_out": config.leave_out, "training": asdict(training)}
     origin = {"kind": "adapted", **common, **told}
@@ -170,7 +193,7 @@ def adapt_network(job: AdaptJob) -> None:
     torch.set_num_threads(job.threads)
     card = load_card(Path(job.start))
     source, start = open_tiles(job.source, left_out=job.leave_out), load_network(Path(job.start), card)
-    target = choose_windows(read_windows(job.post, job.tone, card), Predictor(start, card, device="cpu"))
+    target = choose_windows(read_windows(job.post, job.tone, card), Predictor(start, card, device=choose_device()))
     network = create_model(card.architecture.replace("mffenet", "adanet"))
     network.load_state_dict(start.state_dict(), strict=False)  # the auxiliary output starts afresh
     rounds: list[Round] = []

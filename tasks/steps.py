@@ -250,9 +250,11 @@ def _settle(prepared: Prepared, post: StoreRef, *, client: Client, threads: int)
     config = prepared.config
     if config.labels is None and config.adapt is None:
         return replace(prepared, scenario="as it is: neither labels of the area (--labels) nor --adapt were given")
+    aoi = prepared.inputs.aoi
     plan = scenario.plan_network(
         post, _tone(prepared, post), config=config, start=prepared.weights, card=prepared.card,
-        scene=prepared.inputs.post.fingerprint(), threads=threads,
+        scene={"post": prepared.inputs.post.fingerprint(), "aoi": aoi.wkb_hex if aoi is not None else None},
+        threads=threads,
     )  # fmt: skip
     weights = Path(plan.job.weights)
     again = weights.is_file()

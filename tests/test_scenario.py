@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from test_cli import refused, run  # noqa: F401 - a fixture
 
+from catalog.config import RunConfig
 from models.augment import Tiles
 from models.cards import find_weights, load_card, load_network
 from models.predictor import Predictor
@@ -162,3 +163,24 @@ def test_windows_to_adapt_to_are_the_likeliest_and_others_evenly(monkeypatch):
     )
     assert len(chosen) == 4
     assert set(likely.astype(str)) <= set(chosen.events.tolist())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"selftraining": 1}, "`adaptation`: unknown key selftraining; expected one of: seed, steps, batch"),
+        ({"statistics": "mixed"}, "`adaptation.statistics`: Input should be 'frozen' or 'per-domain'"),
+    ],
+    ids=["unknown", "unfit"],
+)
+def test_settings_of_the_adaptation_that_do_not_fit_are_refused(run, tmp_path, scene, tiles, settings, message):  # noqa: F811
+    config = {"post": str(scene["post"]), "name": "x", "adapt": str(tiles), "adaptation": settings}
+    (tmp_path / "run.yaml").write_text(json.dumps(config))  # JSON is YAML
+    assert message in refused(run, "detect", tmp_path / "run.yaml", "--root", tmp_path / "s", "--out", tmp_path / "o")
+
+
+def test_settings_switch_the_terms_of_the_adaptation():
+    config = RunConfig(name="x", post=("a.tif",), adapt="tiles", network_steps=7,
+                       adaptation={"adversarial": [0, 0], "match": "histogram"})  # fmt: skip
+    told = scenario.adapt_config(config)
+    assert (told.steps, told.adversarial, told.match) == (7, (0.0, 0.0), "histogram")
