@@ -34,14 +34,15 @@ CONFIDENCE_RULE: Final = (
 VOLUME_LAW: Final = "Larsen et al. 2010, all landslides"
 LOG10_ALPHA, LOG10_ALPHA_ERROR = -0.836, 0.015
 GAMMA, GAMMA_ERROR = 1.332, 0.005
-"""V = alpha A^gamma, m3 from m2. Source: Larsen, Montgomery and Korup 2010, Nature Geoscience 3, 247-251, table 1."""
+"""V = alpha A^gamma, m3 from m2. Source: Larsen, Montgomery and Korup 2010, Nature Geoscience 3, 247-251."""
 
 SAME_LANDSLIDE_IOU: Final = 0.5
 """Above it an object is the landslide of an earlier version: each can then match one other only."""
 
 CHANNEL_AREA_M2: Final = 1e6
-"""A cell that drains more is a channel. Source: Montgomery and Foufoula-Georgiou 1993, Water Resources Research 29,
-3925-3934: the upper end of the areas at which valleys turn from cut by debris flows to cut by rivers."""
+"""A cell that drains more is a channel: our choice, at the upper end of the 0.1 to 1 km2 at which valleys turn from cut by
+debris flows to cut by rivers. Source: Stock and Dietrich 2003, Water Resources Research 39, doi 10.1029/2001WR001057, as
+others report it."""
 
 COLUMN_STEMS: Final = {"relief_m": "local_relief_m"}
 """Variables whose mean has another name: a landslide's own relief is `relief_m`."""
