@@ -40,9 +40,8 @@ SAME_LANDSLIDE_IOU: Final = 0.5
 """Above it an object is the landslide of an earlier version: each can then match one other only."""
 
 CHANNEL_AREA_M2: Final = 1e6
-"""A cell that drains more is a channel: our choice, at the upper end of the 0.1 to 1 km2 at which valleys turn from cut by
-debris flows to cut by rivers. Source: Stock and Dietrich 2003, Water Resources Research 39, doi 10.1029/2001WR001057, as
-others report it."""
+"""A cell that drains more is a channel: our choice, at the upper end of the 0.1 to 1 km2 at which valleys turn from cut
+by debris flows to cut by rivers. Source: Stock and Dietrich 2003, Water Resources Research 39, as others report it."""
 
 COLUMN_STEMS: Final = {"relief_m": "local_relief_m"}
 """Variables whose mean has another name: a landslide's own relief is `relief_m`."""
