@@ -207,7 +207,7 @@ def _map(
         if (following := next(queue, None)) is not None:
             running.add(submit(following))  # type: ignore[no-untyped-call]
         yield block, result, cpu_s
-    client.run(give_back_freed_memory)  # type: ignore[no-untyped-call]
+    client.run(give_back_freed_memory)
 
 
 def _failed(where: str, error: BaseException) -> LandslideError:
