@@ -13,13 +13,9 @@ The bench can be stopped at any time: a training goes on from its last epoch (`b
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +23,7 @@ import torch
 from ground import Ground, patches, predict, scene, tiles
 from networks import CONTENDERS
 from numpy.typing import NDArray
+from rows import Bench, Row, markdown, spread
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -184,16 +181,6 @@ def run(name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def known() -> list[dict[str, Any]]:
-    """The rows that are there."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
-
-
-def _spread(values: Iterable[float]) -> str:
-    numbers = list(values)
-    return f"{mean(numbers):.3f}" + (f" ± {stdev(numbers):.3f}" if len(numbers) > 1 else "")
-
-
 COLUMNS: Final = {
     "val F1": lambda row: row["validation"]["f1"],
     "val IoU": lambda row: row["validation"]["iou"],
@@ -204,37 +191,23 @@ COLUMNS: Final = {
 }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Mean and spread by network, as Markdown."""
     titles = ["network", "seeds", *COLUMNS, "million weights", "TFLOP / 512 px", "s / 256 px"]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    lines = []
     for name, contender in CONTENDERS.items():
         own = [row for row in rows if row["network"] == name]
         if own:
-            cells = [_spread(column(row) for row in own) for column in COLUMNS.values()]
+            cells = [spread(column(row) for row in own) for column in COLUMNS.values()]
             costs = own[0]["cost"]
             price = [f"{costs['parameters'] / 1e6:.2f}", f"{costs['tflop']:.4f}", f"{costs['window_s']:.3f}"]
-            lines.append("| " + " | ".join([contender.title, str(len(own)), *cells, *price]) + " |")
-    return "\n".join(lines)
+            lines.append([contender.title, str(len(own)), *cells, *price])
+    return markdown(titles, lines)
 
 
-def main() -> None:
-    """Run what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--seeds", type=int, nargs="*")
-    parser.add_argument("--table", action="store_true", help="print the rows that are there")
-    options = parser.parse_args()
-    done = {(row["network"], row["seed"]) for row in known()}
-    wanted = [(n, s) for n in options.only for s in options.seeds or SEEDS.get(n, DEFAULT_SEEDS)]
-    for name, seed in wanted if not options.table else ():
-        if (name, seed) not in done:
-            RESULTS.parent.mkdir(exist_ok=True)
-            line = json.dumps(run(name, seed))
-            with RESULTS.open("a") as results:
-                results.write(line + "\n")
-    print(table(known()))
-
+BENCH: Final = Bench(
+    RESULTS, "network", list(CONTENDERS), lambda name: SEEDS.get(name, DEFAULT_SEEDS), run=run, table=table
+)
 
 if __name__ == "__main__":
-    main()
+    BENCH.main(__doc__)

@@ -12,26 +12,25 @@ One line a method and seed is appended to `benchmarks/results/adaptation.jsonl`;
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Final
 
 import torch
+from accuracy import BENCH as NETWORKS
 from accuracy import WORK, card_from, new_ground
-from accuracy import known as known_networks
 from ground import patches, scene, tiles, windows
+from rows import Bench, Row, markdown, spread
 from torch import nn
 
 from models.adaptation import AdaptConfig, adapt
 from models.augment import Tiles
 from models.cards import ModelCard
 from models.predictor import Predictor
-from models.registry import create_model
+from models.registry import create_model, extend_to_adanet
 from tasks.thresholds import margin_threshold
 
 RESULTS: Final = Path(__file__).parent / "results/adaptation.jsonl"
@@ -57,7 +56,7 @@ SEEDS: Final = (0, 1, 2)
 
 def source_of(seed: int) -> tuple[nn.Module, ModelCard]:
     """The trained network of a seed, with its card. Raises: SystemExit when `accuracy.py` has not made it."""
-    row = next((r for r in known_networks() if (r["network"], r["seed"]) == ("mffenet", seed)), None)
+    row = next((r for r in NETWORKS.known() if (r["network"], r["seed"]) == ("mffenet", seed)), None)
     path = WORK / f"mffenet-{seed}.pt"
     if row is None or not path.is_file():
         raise SystemExit(f"no source of seed {seed}: run benchmarks/accuracy.py --only mffenet --seeds {seed} first")
@@ -75,8 +74,7 @@ def run(method: str, seed: int) -> dict[str, Any]:
     if config is not None:
         read = tiles("ACD", split="train")
         source = Tiles(read.images, read.maps["labels"].astype("uint8"))
-        adanet = create_model("adanet-lite0")
-        adanet.load_state_dict(network.state_dict(), strict=False)
+        adanet = extend_to_adanet(network, "mffenet-lite0")
         network = adapt(
             adanet, source, windows(ground, ground.levelled(card.median_rgb), card), replace(config, seed=seed),
             threshold=margin_threshold(scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold),
@@ -94,15 +92,6 @@ def run(method: str, seed: int) -> dict[str, Any]:
     }
 
 
-def known() -> list[dict[str, Any]]:
-    """The rows that are there."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
-
-
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-
-
 COLUMNS: Final = {
     "scene, card": ("scene", "inventory, card"),
     "scene, scene": ("scene", "inventory, scene"),
@@ -113,42 +102,25 @@ COLUMNS: Final = {
 """IoU: ground, and where its threshold is from."""
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Mean and spread of the IoU by method, Otsu's first, as Markdown."""
-    titles = ["method", "seeds", *COLUMNS, "better than source only", "seconds"]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     otsu = [g.score(g.otsu(), who)["iou"] for g, who in ((scene(), "inventory"), (patches(), "second annotator"))]
-    cells = [f"{otsu[0]:.3f}", "", "", f"{otsu[1]:.3f}", ""]
-    lines.append("| " + " | ".join(["Otsu on red / green, no network", "", *cells, "", ""]) + " |")
+    lines = [["Otsu on red / green, no network", "", f"{otsu[0]:.3f}", "", "", f"{otsu[1]:.3f}", "", "", ""]]
     plain = {row["seed"]: row["scene"]["inventory, scene"] for row in rows if row["method"] == "source only"}
     for method in METHODS:
         own = [row for row in rows if row["method"] == method]
         if own:
-            cells = [_spread([row[place][key] for row in own]) for place, key in COLUMNS.values()]
+            cells = [spread(row[place][key] for row in own) for place, key in COLUMNS.values()]
             won = sum(row["scene"]["inventory, scene"] > plain.get(row["seed"], 1.0) for row in own)
-            tail = [f"{won} of {len(own)}", f"{mean(row['seconds'] for row in own):.0f}"]
-            lines.append("| " + " | ".join([method, str(len(own)), *cells, *tail]) + " |")
-    return "\n".join(lines)
+            lines.append(
+                [method, str(len(own)), *cells, f"{won} of {len(own)}", f"{mean(r['seconds'] for r in own):.0f}"]
+            )
+    return markdown(["method", "seeds", *COLUMNS, "better than source only", "seconds"], lines)
 
 
-def main() -> None:
-    """Run what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", type=int, nargs="*")
-    parser.add_argument("--table", action="store_true", help="print the rows that are there")
-    options = parser.parse_args()
-    done = {(row["method"], row["seed"]) for row in known()}
-    wanted = [(m, s) for m in options.only for s in options.seeds or (MAIN_SEEDS if m in MAIN else SEEDS)]
-    for method, seed in wanted if not options.table else ():
-        if (method, seed) not in done:
-            RESULTS.parent.mkdir(exist_ok=True)
-            line = json.dumps(run(method, seed))
-            with RESULTS.open("a") as results:
-                results.write(line + "\n")
-            print(line, flush=True)
-    print(table(known()))
-
+BENCH: Final = Bench(
+    RESULTS, "method", list(METHODS), lambda method: MAIN_SEEDS if method in MAIN else SEEDS, run=run, table=table
+)
 
 if __name__ == "__main__":
-    main()
+    BENCH.main(__doc__)

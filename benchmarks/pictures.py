@@ -22,7 +22,7 @@ from models.adaptation import AdaptConfig, adapt
 from models.augment import Tiles
 from models.cards import find_weights, load_card, load_network
 from models.predictor import Predictor
-from models.registry import create_model
+from models.registry import extend_to_adanet
 from tasks.thresholds import margin_threshold, scene_threshold
 
 FOUND, FALSE, MISSED = (46, 160, 67), (230, 60, 60), (60, 120, 230)
@@ -31,11 +31,10 @@ BRIGHT: Final = 2.2
 """The image is dark: gain of the picture."""
 
 
-def adapted(ground: Ground, start: Predictor, architecture: str) -> Predictor:
+def adapted(ground: Ground, start: Predictor) -> Predictor:
     """The network adapted to the ground from the tiles of other events."""
     card = start.card
-    network = create_model(architecture.replace("mffenet", "adanet"))
-    network.load_state_dict(load_network(find_weights(card.name), card).state_dict(), strict=False)
+    network = extend_to_adanet(load_network(find_weights(card.name), card), card.architecture)
     read = tiles("ACD", split="train")
     threshold = margin_threshold(scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold)
     source = Tiles(read.images, read.maps["labels"].astype(np.uint8))
@@ -83,7 +82,7 @@ def main() -> None:
     weights = find_weights("mffenet-lite0")
     card, ground = load_card(weights), scene()
     before = Predictor(load_network(weights, card), card, device="cpu")
-    after = adapted(ground, before, card.architecture)
+    after = adapted(ground, before)
     levelled = ground.levelled(card.median_rgb)
     maps = {"Shipped weights": predict(before, ground, levelled), "Adapted": predict(after, ground, levelled)}
     draw(ground, maps, card=card.threshold, out=out)

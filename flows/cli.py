@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,18 +110,18 @@ def detect(
 def run_detect(values: dict[str, Any]) -> Path:
     """The product folder of a detection with these configuration values; the event is looked up first."""
     from catalog.events import with_event  # heavy imports wait until a command needs them
-
-    return _in_flow(parse_config(with_event(values)))
-
-
-def _in_flow(config: RunConfig) -> Path:
-    """Run the flow; inputs are checked first, so that a bad one is a message within seconds; the flow checks again."""
     from flows.detect import detect as detect_flow
+
+    return Path(_in_flow(detect_flow, parse_config(with_event(values))))
+
+
+def _in_flow(flow: Callable[[RunConfig], str], config: RunConfig) -> str:
+    """Run a flow; inputs are checked first, so that a bad one is a message within seconds; the flow checks again."""
     from tasks.steps import check, following
 
     check(config)
     with flow_run() as follow, following(follow):
-        return Path(detect_flow(config))
+        return flow(config)
 
 
 @app.command(cls=ManyFiles)
@@ -160,11 +161,8 @@ def adapt(
         raise InputError("adapt: nothing to learn from; pass --tiles FOLDER of other events, or --labels of this scene")
     config = parse_config(values)
     from flows.train import adapt as adapt_flow
-    from tasks.steps import check, following
 
-    check(config)
-    with flow_run() as follow, following(follow):
-        typer.echo(adapt_flow(config))
+    typer.echo(_in_flow(adapt_flow, config))
 
 
 def _scene_values(scene: Path) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class Discriminator(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(widths[-1], 1, 4, stride=2, padding=1))
 
 
-SOURCE, TARGET = 0.0, 1.0
+SOURCE = 0.0
+"""What the network wants a discriminator to say of the target."""
 SOURCE_LABELS, TARGET_LABELS = (0.0, 0.3), (0.7, 1.0)
 """Ranges from which a discriminator's labels are drawn, cell by cell: it is never shown certainty."""
 

@@ -53,7 +53,7 @@ class Predictor:
         if factor != 1.0:
             fitted = [round(n * factor) for n in size]
             pixels = interpolate(pixels, size=fitted, mode="bicubic", antialias=True).clamp(0, 255)
-        probability = torch.cat([self._forward(image[None]) for image in pixels])
+        probability = self._probability(pixels)
         if factor != 1.0:
             probability = interpolate(probability, size=size, mode="bilinear", antialias=factor > 1)
         return np.asarray(probability[:, 0].numpy(), dtype=np.float32)
@@ -64,8 +64,10 @@ class Predictor:
         Raises: ValueError for another shape or dtype, or an image below 64 px.
         """
         _check(images)
-        probability = torch.cat([self._forward(image[None]) for image in _to_pixels(images)])
-        return np.asarray(probability[:, 0].numpy(), dtype=np.float32)
+        return np.asarray(self._probability(_to_pixels(images))[:, 0].numpy(), dtype=np.float32)
+
+    def _probability(self, pixels: Tensor) -> Tensor:
+        return torch.cat([self._forward(image[None]) for image in pixels])
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """Calibrated probability (1, 1, H, W) of one image (1, 3, H, W) in 0..255: batch 1 was fastest on CPUs."""

@@ -71,6 +71,18 @@ MODELS: Final[Mapping[str, ModelEntry]] = MappingProxyType(
 )
 
 
+def extend_to_adanet(network: nn.Module, architecture: str) -> ADANet:
+    """ADANet of a network's size with its weights; where the network is an MFFENet the auxiliary output starts afresh.
+
+    architecture : the network's registered name.
+    """
+    adanet = create_model(architecture.replace("mffenet", "adanet"))
+    if not isinstance(adanet, ADANet):
+        raise ValueError(f"architecture: got {architecture!r}; expected an MFFENet or ADANet")
+    adanet.load_state_dict(network.state_dict(), strict=False)
+    return adanet
+
+
 def create_model(name: str, *, classes: int = 2, pretrained: bool = False) -> nn.Module:
     """A freshly initialised network; landslide is the last class.
 

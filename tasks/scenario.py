@@ -28,7 +28,7 @@ from models.adaptation import AdaptConfig, Round, adapt
 from models.augment import Augmentation, Tiles
 from models.cards import ModelCard, load_card, load_network, save_model
 from models.predictor import Predictor
-from models.registry import create_model
+from models.registry import extend_to_adanet
 from models.training import TrainConfig, Watcher, choose_device, fit
 from tasks import inference
 from tasks.learning import Judgement, judge, margins_of
@@ -194,11 +194,10 @@ def adapt_network(job: AdaptJob) -> None:
     card = load_card(Path(job.start))
     source, start = open_tiles(job.source, left_out=job.leave_out), load_network(Path(job.start), card)
     target = choose_windows(read_windows(job.post, job.tone, card), Predictor(start, card, device=choose_device()))
-    network = create_model(card.architecture.replace("mffenet", "adanet"))
-    network.load_state_dict(start.state_dict(), strict=False)  # the auxiliary output starts afresh
+    network = extend_to_adanet(start, card.architecture)
     rounds: list[Round] = []
     adapted = adapt(
-        network, source, target, job.config,  # type: ignore[arg-type]
+        network, source, target, job.config,
         threshold=margin_threshold(
             scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold
         ),

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
+from red_slides import write_tiles
 from test_cli import refused, run  # noqa: F401 - a fixture
 
 from catalog.config import TrainRun, parse_training
@@ -52,18 +53,9 @@ def one_thread():
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory):
     """Red slides on green ground, as the Landslide4Sense tiles lie on disk."""
-    folder, rng = tmp_path_factory.mktemp("tiles"), np.random.default_rng(0)
-    rows = ["split,png_id,l4s_train_file,landslide_fraction,l4s_id,id_block"]
-    for number in range(12):
-        split = "train" if number < 6 else "validation"
-        rows.append(f"{split},{number},x.h5,0.3,{number},{'B' if number in (5, 11) else 'A'}_1")
-        mask = (rng.random((8, 8)) > 0.7).repeat(PX // 8, 0).repeat(PX // 8, 1)
-        image = np.where(mask[..., None], [170, 110, 80], [40, 70, 40]) + rng.normal(0, 12, (PX, PX, 3))
-        for kind, name, pixels in (("images", "image", image.clip(0, 255)), ("masks", "mask", mask * 255)):
-            (folder / split / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / split / kind / f"{name}_{number}.png")
-    (folder / "png_id_to_l4s_file.csv").write_text("\n".join(rows) + "\n")
-    return folder
+    return write_tiles(
+        tmp_path_factory.mktemp("tiles"), px=PX, train=6, validation=6, in_b=lambda number: number in (5, 11)
+    )
 
 
 @pytest.fixture(scope="module")
