@@ -298,7 +298,7 @@ def _explain(detail: Any, *, known: Iterable[str]) -> str:  # noqa: ANN401 - pyd
     return f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (got {detail['input']!r:.80})"
 
 
-Environment = Literal["LANDSLIDENET_DATA", "LANDSLIDENET_S3_ENDPOINT"]
+Environment = Literal["LANDSLIDENET_DATA", "LANDSLIDENET_S3_ENDPOINT", "LANDSLIDENET_POLICY"]
 
 
 def environment(name: Environment, default: str = "") -> str:

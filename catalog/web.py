@@ -1,0 +1,154 @@
+"""Documents from the net: from hosts that the operator named, within limits, and parsed as what strangers sent."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+from urllib.parse import SplitResult, urlsplit
+
+import defusedxml
+import defusedxml.ElementTree
+
+from catalog.schema import InputError, LandslideError
+
+SCHEMES: Final = ("http", "https")
+MAX_BYTES: Final = 32 * 1024**2
+MAX_DEPTH: Final = 64
+TIMEOUT_S: Final = 30.0
+TRIES: Final = 3
+PAUSE_S: Final = 1.0
+PIECE_BYTES: Final = 1 << 16
+
+
+class Unanswered(LandslideError):
+    """A server that did not answer, or not with what was asked for: another try, later, can get past it."""
+
+
+def check_url(url: str, *, hosts: Sequence[str]) -> SplitResult:
+    """The parts of an address that may be read.
+
+    An exact entry of `hosts` is trusted wherever its name leads; what a `*.name` fits must lead to a public address.
+
+    Raises: InputError for another scheme, a name or password in it, or a host that is not among `hosts`.
+
+    >>> check_url("https://a.example.org/x", hosts=["a.example.org"]).hostname
+    'a.example.org'
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").lower(), parts.port
+    except ValueError as error:
+        raise InputError(f"address {url!r:.200}: {error}; expected https://HOST/...") from None
+    if parts.scheme not in SCHEMES or parts.username is not None or parts.password is not None or not host:
+        raise InputError(f"address {url!r:.200}: expected http(s)://HOST/... without a name or password")
+    names = {host, f"{host}:{port or {'http': 80, 'https': 443}[parts.scheme]}"}
+    if names & {entry.lower() for entry in hosts}:
+        return parts
+    if any(entry.startswith("*.") and host.endswith(entry[1:].lower()) for entry in hosts):
+        _check_public(host, url)
+        return parts
+    raise InputError(
+        f"address {url!r:.200}: host {host} is not allowed; expected one of {', '.join(hosts)}; add it to `hosts`"
+    )
+
+
+def _check_public(host: str, url: str) -> None:
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise Unanswered(f"address {url!r:.200}: {host} is not found ({error})") from None
+    if inward := [address for address in found if not ipaddress.ip_address(address).is_global]:
+        raise InputError(f"address {url!r:.200}: {host} leads to {inward[0]}, which is not public; name it in `hosts`")
+
+
+def fetch(
+    url: str, *, hosts: Sequence[str], max_bytes: int = MAX_BYTES, timeout_s: float = TIMEOUT_S, tries: int = TRIES
+) -> bytes:
+    """What is at an address. `timeout_s` is for the whole answer; redirects are followed to allowed hosts only.
+
+    Raises: InputError for an address or an answer that is not allowed; Unanswered when no try was answered.
+    """
+    check_url(url, hosts=hosts)
+    opener = urllib.request.build_opener(_Guard(hosts))
+    for attempt in range(tries):
+        try:
+            return _read(opener, url, max_bytes=max_bytes, timeout_s=timeout_s)
+        except urllib.error.HTTPError as error:
+            told = f"{error.code} {error.reason}"
+            error.close()
+            if error.code < 500 and error.code != 429:
+                raise Unanswered(f"{url}: answered {told}") from None
+        except (OSError, EOFError) as error:
+            told = str(error) or type(error).__name__
+        if attempt + 1 < tries:
+            time.sleep(PAUSE_S * 2**attempt)
+    raise Unanswered(f"{url}: no answer in {tries} tries, last: {told}")
+
+
+class _Guard(urllib.request.HTTPRedirectHandler):
+    def __init__(self, hosts: Sequence[str]) -> None:
+        self.hosts = hosts
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:  # noqa: ANN401 - urllib's
+        check_url(newurl, hosts=self.hosts)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _read(opener: urllib.request.OpenerDirector, url: str, *, max_bytes: int, timeout_s: float) -> bytes:
+    deadline, pieces, size = time.monotonic() + timeout_s, [], 0
+    with opener.open(urllib.request.Request(url, headers={"User-Agent": "landslidenet"}), timeout=timeout_s) as answer:
+        promised = int(answer.headers.get("Content-Length") or -1)
+        while piece := answer.read1(PIECE_BYTES):
+            pieces.append(piece)
+            size += len(piece)
+            if size > max_bytes:
+                raise InputError(f"{url}: has more than {max_bytes} bytes; refused")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not whole after {timeout_s:g} s")
+    if promised >= 0 and size < promised:
+        raise EOFError(f"cut off after {size} of {promised} bytes")
+    return b"".join(pieces)
+
+
+def parse_json(data: bytes, *, where: str) -> Any:  # noqa: ANN401 - any JSON value
+    """The value of a JSON document; NaN and infinities, and nesting deeper than 64, are refused.
+
+    Raises: InputError naming `where`.
+    """
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}); expected a JSON document") from None
+    if _deeper(value, MAX_DEPTH):
+        raise InputError(f"{where}: nested deeper than {MAX_DEPTH}; refused")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _deeper(value: object, depth: int) -> bool:
+    if depth < 0:
+        return True
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_deeper(part, depth - 1) for part in inner)
+
+
+def parse_xml(data: bytes, *, where: str) -> ET.Element:
+    """The root of an XML document; document types and entities are refused.
+
+    Raises: InputError naming `where`.
+    """
+    try:
+        root: ET.Element = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
+    except (ET.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
+        raise InputError(f"{where}: not XML that is read here ({type(error).__name__}: {error})") from None
+    return root
