@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import platform
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +17,6 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Final
 
-import geopandas as gpd
 import numpy as np
 import rasterio
 import rasterio.shutil
@@ -44,9 +42,10 @@ from catalog.schema import (
     Variable,
 )
 from catalog.stac import write_collection, write_item
-from catalog.vectors import read_landslides, write_geopackage, write_geoparquet
+from catalog.vectors import write_geopackage, write_geoparquet
+from catalog.versions import next_version
 
-__all__ = ["WRITERS", "Product", "Writer", "latest_landslides", "next_version", "publish", "read_preview"]
+__all__ = ["WRITERS", "Product", "Writer", "publish", "read_preview"]
 
 log = logging.getLogger(__name__)
 
@@ -90,22 +89,6 @@ def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, A
     partial.rename(final)
     write_collection(product, event_dir)
     return final
-
-
-def next_version(out: Path, event_id: str) -> int:
-    """Version number after the highest published one; 1 when there is none. Partial folders do not count."""
-    return 1 + max(_versions(out, event_id), default=0)
-
-
-def latest_landslides(out: Path, event_id: str) -> gpd.GeoDataFrame | None:
-    """Landslides of the highest version that has an inventory; None when there is none."""
-    folders = (out / event_id / f"v{number}" for number in sorted(_versions(out, event_id), reverse=True))
-    return next((read_landslides(folder) for folder in folders if (folder / "inventory.gpkg").is_file()), None)
-
-
-def _versions(out: Path, event_id: str) -> list[int]:
-    names = (p.name for p in (out / event_id).glob("v*") if p.is_dir())
-    return [int(m[1]) for m in (re.fullmatch(r"v(\d+)", n) for n in names) if m]
 
 
 def read_preview(product: Product, *, max_px: int = PREVIEW_PX) -> Preview:
@@ -248,6 +231,7 @@ def _write_run(product: Product, folder: Path) -> Path:
         "used": product.used,
         "not_used": product.not_used,
         "warnings": product.warnings,
+        "difference": product.difference.as_dict() if product.difference else None,
         "files": files,
     }
     path = folder / "run.json"

@@ -19,7 +19,7 @@ from shapely import LinearRing, Polygon, box, get_coordinates, get_parts
 
 from catalog.config import Event
 from catalog.grid import Grid, Window
-from catalog.schema import FloatArray, InputError
+from catalog.schema import CHANGES, FloatArray, InputError
 
 CONFIDENCE_COLOURS: Final[Mapping[str, str]] = MappingProxyType(
     {"high": "#FF3D9A", "medium": "#FFC02E", "low": "#63D2FF"}
@@ -84,6 +84,30 @@ class Headline:
 
 
 @dataclass(frozen=True, eq=False)
+class Difference:
+    """The landslides of two versions beside each other."""
+
+    before: int
+    """Number of the earlier version."""
+    table: gpd.GeoDataFrame
+    """A row a landslide of either version, from `tasks.differences.compare`."""
+    newly_observed_m2: float | None
+    """Ground seen for the first time; None where the versions have different pixels."""
+
+    def counts(self) -> dict[str, int]:
+        """Landslides by change."""
+        found = self.table["change"].value_counts()
+        return {change: int(found.get(change, 0)) for change in CHANGES}
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-sized values: the counts, and the ids of what is not unchanged."""
+        moved = self.table[self.table["change"] != "unchanged"]
+        ids = {str(change): sorted(rows["id"]) for change, rows in moved.groupby("change")}
+        told = {"from_version": self.before, "newly_observed_m2": self.newly_observed_m2}
+        return {**told, **self.counts(), "ids": ids}
+
+
+@dataclass(frozen=True, eq=False)
 class Product:
     """One version of one event's inventory, ready to be written; rasters are lazy and cover the whole grid."""
 
@@ -117,6 +141,8 @@ class Product:
     warnings: list[str] = field(default_factory=list)
     model_card: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    difference: Difference | None = None
+    """From the version before; None in the first."""
     preview: Preview | None = None
     """Filled in by `catalog.export.publish`, so that map and report read the imagery once."""
 

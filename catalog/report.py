@@ -22,7 +22,7 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from catalog.cartography import describe_place, format_area
 from catalog.product import CONFIDENCE_COLOURS, Preview, Product, stretch
-from catalog.schema import FloatArray
+from catalog.schema import CHANGES, FloatArray
 
 LARGEST_ROWS: Final = 25
 MAX_OUTLINES: Final = 6000
@@ -64,6 +64,7 @@ def render_report(product: Product, preview: Preview) -> str:
     lonlat = ranked.head(LARGEST_ROWS).representative_point().to_crs(4326)
     return environment.from_string(source).render(
         product=product,
+        changes=CHANGES,
         card={key: value for key, value in product.model_card.items() if key not in MACHINE_READ},
         headline=product.headline,
         place=describe_place(product),

@@ -24,6 +24,7 @@ from odc.geo.xr import xr_coords
 from pystac.utils import str_to_datetime
 
 from catalog.files import absolute, name_of, sha256_of
+from catalog.grid import Bounds
 from catalog.items import BAND_INDEX, BASELINE, LOCAL, find_asset
 from catalog.rasters import Decoding, Method, describe_raster, open_raster, sample
 from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
@@ -106,19 +107,33 @@ class Epoch:
 
         It does not depend on where the files lie.
         """
-        parts: list[Any] = [self.role, _plain(sensor(self.sensor))]
-        for item in self.items:
-            if item["properties"].get(LOCAL):
-                digests = {href: content_digest(href) for href in {asset["href"] for asset in item["assets"].values()}}
-                places = sorted(
-                    [key, digests[asset["href"]], asset[BAND_INDEX], asset.get("raster:bands")]
-                    for key, asset in item["assets"].items()
-                )
-                parts.append([places, item["properties"].get(BASELINE)])
-            else:
-                parts.append([item["id"], item["properties"].get("updated") or item["properties"].get("created")])
-        parts.append([content_digest(path) for path in self.masks])
+        parts = [self.role, _plain(sensor(self.sensor)), *self.origins(), self.mask_digests()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def origins(self) -> list[list[Any]]:
+        """What the pixels of each scene come from, JSON-sized: content of its files, or id and state of a STAC item."""
+        return [_origin(item) for item in self.items]
+
+    def mask_digests(self) -> list[str]:
+        """Digest of each mask's content."""
+        return [content_digest(path) for path in self.masks]
+
+    def footprints(self, epsg: int) -> list[Bounds]:
+        """Bounds of each scene's raster in a CRS, m; read from the header of its first required band."""
+        keys = sensor(self.sensor).bands[sensor(self.sensor).required[0]].assets
+        found = [find_asset(item, keys) for item in self.items]
+        return [describe_raster(str(asset["href"])).bounds_in(epsg) for asset in found if asset is not None]
+
+
+def _origin(item: Mapping[str, Any]) -> list[Any]:
+    if not item["properties"].get(LOCAL):
+        return [item["id"], item["properties"].get("updated") or item["properties"].get("created")]
+    digests = {href: content_digest(href) for href in {asset["href"] for asset in item["assets"].values()}}
+    places = sorted(
+        [key, digests[asset["href"]], asset[BAND_INDEX], asset.get("raster:bands")]
+        for key, asset in item["assets"].items()
+    )
+    return [places, item["properties"].get(BASELINE)]
 
 
 def input_of(path: str, *, role: str) -> dict[str, str | None]:

@@ -227,3 +227,15 @@ INVENTORY_COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(
     }
 )
 """Every column an inventory may have; those that end in `_mean` are there when their input was."""
+
+Change = Literal["new", "grown", "changed", "unchanged", "withdrawn"]
+CHANGES: Final[Mapping[Change, str]] = MappingProxyType(
+    {
+        "new": "not in the version before",
+        "grown": "its area is more than a tenth larger",
+        "changed": "more than a tenth of its area is other ground, or it replaces several or a part of one",
+        "unchanged": "the same landslide, within a tenth",
+        "withdrawn": "no longer in the inventory",
+    }
+)
+"""What can have become of a landslide from one version to the next."""

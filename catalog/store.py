@@ -3,6 +3,9 @@
 A store's key is a hash of everything its content depends on, so a store is never stale: other inputs make another
 store. The ledger entry of a block is written after the block; `complete` is written when the ledger is full. Nothing
 else means done.
+
+An entry also says what its block was made of. A later store of the same step takes a block that would be made of the
+same over instead of making it again: what a new scene does not touch is not computed twice.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ import json
 import logging
 import posixpath
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 from uuid import uuid4
@@ -21,6 +24,7 @@ from uuid import uuid4
 import dask
 import dask.array as da
 import fsspec
+import geopandas as gpd
 import numpy as np
 import rioxarray  # noqa: F401 - gives Datasets their `.rio`
 import xarray as xr
@@ -48,6 +52,13 @@ class StoreRef:
     grid: Grid
     variables: tuple[Variable, ...]
     chunk_px: int
+    version: int = 1
+    """Of the algorithm that fills it."""
+
+    @property
+    def step(self) -> str:
+        """The step that the store belongs to."""
+        return self.key.rpartition("-")[0]
 
     @property
     def url(self) -> str:
@@ -180,6 +191,7 @@ def write_block(
         "key": ref.key,
         "sha256": digest.hexdigest(),
         "bytes": written,
+        "shard": _shard(ref.grid, block),
         **(record or {}),
         "write_s": round(time.perf_counter() - started, 3),
     }
@@ -219,6 +231,72 @@ def decode(variable: Variable, stored: np.ndarray[Any, Any]) -> np.ndarray[Any, 
     values += variable.offset
     values[stored == variable.nodata] = np.nan
     return values
+
+
+def inputs_digest(ref: StoreRef, block: Block, parts: Iterable[Any]) -> str:
+    """Digest (sha256, hex) of all that a block's content depends on: its place, the contract, and `parts` in order.
+
+    parts : arrays by their bytes, everything else by its JSON or, where it has none, its text.
+    """
+    grid = ref.grid
+    place = [ref.step, ref.version, grid.epsg, grid.gsd_m, grid.block_px, ref.chunk_px, block.id]
+    digest = hashlib.sha256(json.dumps([*place, [repr(v) for v in ref.variables]]).encode())
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def adopt_block(ref: StoreRef, block: Block, inputs: str) -> dict[str, Any] | None:
+    """The ledger entry of a block that was taken over from another store of its event and step; None where none fits.
+
+    inputs : what the block would be made of, as `inputs_digest` says it.
+    """
+    fs, folder = _filesystem(posixpath.join(ref.root, ref.event_id))
+    fs.invalidate_cache()
+    for path in sorted(fs.glob(posixpath.join(folder, f"{ref.step}-*.ledger", f"{block.id}.json"))):
+        found = json.loads(fs.cat_file(path))
+        store = posixpath.join(folder, f"{found['key']}.zarr", "zarr.json")
+        if found["key"] != ref.key and found.get("inputs") == inputs and fs.exists(store):
+            return _take_over(ref, block, found)
+    return None
+
+
+def _take_over(ref: StoreRef, block: Block, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the shards of a block, then write its entry. A shard without a file holds nodata only."""
+    started = time.perf_counter()
+    fs, path = _filesystem(ref.url)
+    _, source = _filesystem(replace(ref, key=str(found["key"])).url)
+    for variable in ref.variables:
+        shards = (
+            posixpath.join(store, variable.name, "c", *map(str, place))
+            for store, place in ((source, found["shard"]), (path, _shard(ref.grid, block)))
+        )
+        _copy_file(fs, *shards)
+    entry = {key: found[key] for key in ("block", "sha256", "bytes", "inputs")} | {
+        "key": ref.key,
+        "shard": _shard(ref.grid, block),
+        "taken_from": found["key"],
+        "write_s": round(time.perf_counter() - started, 3),
+    }
+    _write_json(ref, block.id, entry)
+    return entry
+
+
+def _copy_file(fs: fsspec.AbstractFileSystem, source: str, target: str) -> None:
+    if fs.exists(source):
+        fs.makedirs(posixpath.dirname(target), exist_ok=True)
+        fs.cp_file(source, target)
+    elif fs.exists(target):
+        fs.rm_file(target)
+
+
+def _shard(grid: Grid, block: Block) -> list[int]:
+    """Row and column of a block's shard in its store."""
+    return [block.row - grid.row0 // grid.block_px, block.col - grid.col0 // grid.block_px]
 
 
 def _write_json(ref: StoreRef, name: str, values: Mapping[str, Any]) -> None:
@@ -305,6 +383,21 @@ def read_window(ref: StoreRef, window: Window) -> xr.Dataset:
 def read_block(ref: StoreRef, block: Block, *, halo_px: int = 0) -> xr.Dataset:
     """The pixels of a block and its halo in memory."""
     return read_window(ref, ref.grid.window(block).expand(halo_px))
+
+
+def read_points(ref: StoreRef, points: gpd.GeoSeries) -> np.ndarray[Any, Any]:
+    """Values (n,) of the store's first variable at points in its CRS, a block at a time; nodata outside the grid."""
+    variable, grid = ref.variables[0], ref.grid
+    values = np.full(len(points), _empty(variable), variable.memory_dtype)
+    rows = np.floor(-points.y.to_numpy() / grid.gsd_m).astype(int) - grid.row0
+    cols = np.floor(points.x.to_numpy() / grid.gsd_m).astype(int) - grid.col0
+    for block in grid.blocks:
+        window = grid.window(block)
+        inside = (rows >= window.y0) & (rows < window.y1) & (cols >= window.x0) & (cols < window.x1)
+        if inside.any():
+            data = read_block(ref, block)[variable.name].values
+            values[inside] = data[rows[inside] - window.y0, cols[inside] - window.x0]
+    return values
 
 
 def read_sample(ref: StoreRef, *, max_pixels: int = SAMPLE_PIXELS) -> xr.Dataset:

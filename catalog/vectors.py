@@ -31,12 +31,15 @@ INSERT INTO gpkg_contents (table_name, data_type, identifier) VALUES ('layer_sty
 
 
 def write_geopackage(product: Product, folder: Path) -> Path:
-    """`inventory.gpkg`: layers landslides, vetoed, observed_area, the table metadata, and default styles."""
+    """`inventory.gpkg`: layers landslides, vetoed, observed_area, changes (from version 2 on), metadata, and styles."""
     path = folder / "inventory.gpkg"
     for name in LAYERS:
         layer = flat(getattr(product, name))
         pyogrio.write_dataframe(layer, path, layer=name, driver="GPKG", geometry_type="MultiPolygon",
                                 promote_to_multi=True)  # fmt: skip
+    if product.difference is not None:
+        pyogrio.write_dataframe(product.difference.table, path, layer="changes", driver="GPKG",
+                                geometry_type="MultiPolygon", promote_to_multi=True)  # fmt: skip
     table = pd.DataFrame(list(_metadata(product).items()), columns=["key", "value"])
     pyogrio.write_dataframe(table, path, layer="metadata", driver="GPKG")
     with closing(sqlite3.connect(path)) as db, db:

@@ -6,17 +6,20 @@ to `catalog.store.write_block`.
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
 from catalog import scenes, store
-from catalog.grid import Block, Grid, Window
+from catalog.grid import Block, Bounds, Grid, Window
 from catalog.schema import LANDSLIDE, NOT_OBSERVED, OBSERVED_QUALITY, FloatArray, Quality
 from catalog.store import StoreRef
 from models.predictor import load_predictor
@@ -29,18 +32,56 @@ class IngestJob:
 
     target: StoreRef
     epoch: scenes.Epoch
+    seen: tuple[SceneOrigin, ...]
+    """One a scene of the epoch."""
+    masks: tuple[str, ...]
+    """Digests of the epoch's masks."""
     aoi_px: Any = None
     """Area of interest in absolute pixel coordinates (shapely), or None."""
 
 
+@dataclass(frozen=True)
+class SceneOrigin:
+    """What the pixels of a scene come from, and where they lie."""
+
+    digest: str
+    bounds: Bounds
+    """Left, bottom, right, top, m, in the grid's CRS."""
+
+
+def scene_origins(epoch: scenes.Epoch, *, epsg: int) -> tuple[SceneOrigin, ...]:
+    """The origin of each scene of an epoch; reads the header of its first band."""
+    told = zip(epoch.origins(), epoch.qa_rules, epoch.footprints(epsg), strict=True)
+    return tuple(SceneOrigin(json.dumps([origin, rule], default=str), bounds) for origin, rule, bounds in told)
+
+
 def ingest_block(job: IngestJob, block: Block) -> dict[str, Any]:
-    """Composite of the epoch's scenes with its quality classes; outside the area of interest is not observed."""
+    """Composite of the epoch's scenes with its quality classes; outside the area of interest is not observed.
+
+    Made again only where a scene that lies on the block is another one.
+    """
     grid, window = job.target.grid, job.target.grid.window(block)
-    core = composite_window(job.epoch, grid, window)
+    inside = None
     if job.aoi_px is not None:
         inside = objects.burn([job.aoi_px], origin=_absolute(grid, window), shape=window.shape)
-        core = core.assign(quality=core["quality"].where(xr.DataArray(inside, dims=("y", "x")), Quality.NODATA))
-    return store.write_block(job.target, block, core)
+    ground = shapely.box(*grid.geobox_of(window.expand(preprocess.GROW_HALO_PX)).boundingbox.bbox)
+    near = [scene.digest for scene in job.seen if shapely.box(*scene.bounds).buffer(grid.gsd_m).intersects(ground)]
+    inputs = [job.epoch.role, job.epoch.sensor, job.epoch.bands, near, job.masks, inside]
+
+    def composite() -> xr.Dataset:
+        core = composite_window(job.epoch, grid, window)
+        if inside is None:
+            return core
+        return core.assign(quality=core["quality"].where(xr.DataArray(inside, dims=("y", "x")), Quality.NODATA))
+
+    return _made(job.target, block, inputs, composite)
+
+
+def _made(target: StoreRef, block: Block, inputs: Sequence[Any], make: Callable[[], xr.Dataset]) -> dict[str, Any]:
+    """The ledger entry of a block: taken over from an earlier store that made it of the same inputs, else made."""
+    digest = store.inputs_digest(target, block, inputs)
+    taken = store.adopt_block(target, block, digest)
+    return taken or store.write_block(target, block, make(), record={"inputs": digest})
 
 
 def composite_window(epoch: scenes.Epoch, grid: Grid, window: Window) -> xr.Dataset:
@@ -69,7 +110,12 @@ class ElevationJob:
 def elevation_block(job: ElevationJob, block: Block) -> dict[str, Any]:
     """Elevation of a block, warped from the DEM."""
     geobox = job.target.grid.geobox_of(job.target.grid.window(block))
-    return store.write_block(job.target, block, scenes.read_elevation(job.dem, geobox).to_dataset(name="elevation_m"))
+
+    def elevation() -> xr.Dataset:
+        return scenes.read_elevation(job.dem, geobox).to_dataset(name="elevation_m")
+
+    decided = [job.dem.fingerprint, job.dem.nodata, job.dem.zero_is_nodata]
+    return _made(job.target, block, decided, elevation)
 
 
 @dataclass(frozen=True)
@@ -84,8 +130,12 @@ def terrain_block(job: TerrainJob, block: Block) -> dict[str, Any]:
     """Terrain features of a block, read with the widest halo."""
     halo = terrain.MAX_HALO_PX
     elevation = store.read_block(job.elevation, block, halo_px=halo)["elevation_m"]
-    features = terrain.terrain(elevation, gsd_m=job.elevation.grid.gsd_m)
-    return store.write_block(job.target, block, features.isel(y=slice(halo, -halo), x=slice(halo, -halo)))
+
+    def features() -> xr.Dataset:
+        found = terrain.terrain(elevation, gsd_m=job.elevation.grid.gsd_m)
+        return found.isel(y=slice(halo, -halo), x=slice(halo, -halo))
+
+    return _made(job.target, block, [elevation.values], features)
 
 
 def hydrology(job: TerrainJob) -> list[dict[str, Any]]:
@@ -142,11 +192,19 @@ def change_block(job: ChangeJob, block: Block) -> dict[str, Any]:
     """Change features of a block."""
     halo = registration.SHIFT_HALO_PX
     pre = store.read_block(job.pre, block, halo_px=halo)
-    moved = aligned_pre(pre, coregistration=job.coregistration, normalisation=job.normalisation)
-    core = moved.isel(y=slice(halo, -halo), x=slice(halo, -halo))
     post = observed_bands(store.read_block(job.post, block))
-    features = change.change(core.assign_coords(y=post.y, x=post.x), post, scaling=job.scaling)
-    return store.write_block(job.target, block, features)
+
+    def features() -> xr.Dataset:
+        moved = aligned_pre(pre, coregistration=job.coregistration, normalisation=job.normalisation)
+        core = moved.isel(y=slice(halo, -halo), x=slice(halo, -halo))
+        return change.change(core.assign_coords(y=post.y, x=post.x), post, scaling=job.scaling)
+
+    pairing = [asdict(part) for part in (job.coregistration, job.normalisation, job.scaling)]
+    return _made(job.target, block, [pairing, *_arrays(pre), *_arrays(post)], features)
+
+
+def _arrays(data: xr.Dataset) -> list[NDArray[Any]]:
+    return [data[name].values for name in sorted(map(str, data.data_vars))]
 
 
 @dataclass(frozen=True)
@@ -158,6 +216,8 @@ class InferenceJob:
     tone: inference.Tone
     model: str
     threads: int
+    network: str
+    """What of the network decides the probabilities, as text."""
 
 
 def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
@@ -168,20 +228,26 @@ def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
     lattice = inference.Lattice(predictor.card.window_px, scale=gsd_m / grid.gsd_m)
     core, scene = (_extent(grid, window) for window in (grid.window(block), grid.scene))
     needed = inference.imagery_needed(core, lattice=lattice, scene=scene)
-    imagery = store.read_window(
-        job.post, Window(needed.y0, needed.x0, needed.y1, needed.x1).shift(-grid.row0, -grid.col0)
-    )
+    place = Window(needed.y0, needed.x0, needed.y1, needed.x1)
+    imagery = store.read_window(job.post, place.shift(-grid.row0, -grid.col0))
+    quality = store.read_block(job.post, block)["quality"]
+    edges = place.expand(1).intersect(Window(scene.y0, scene.x0, scene.y1, scene.x1))  # beyond them it is mirrored
+    inputs = [job.network, asdict(job.tone), asdict(place), asdict(edges), quality.values]
+    inputs += [imagery[band].values for band in inference.RGB]
+    digest = store.inputs_digest(job.target, block, inputs)
+    if (taken := store.adopt_block(job.target, block, digest)) is not None:
+        return taken
     image = job.tone.apply(np.stack([imagery[band].values for band in inference.RGB]))
     before, started = predictor.network_s, time.perf_counter()
     blended = inference.predict_block(
         image, origin=(needed.y0, needed.x0), core=core, scene=scene, lattice=lattice,
         predict=partial(_predict_one, predictor),
     )  # fmt: skip
-    quality = store.read_block(job.post, block)["quality"]
     seen = quality.isin(OBSERVED_QUALITY)
     fields = {"probability": blended.probability, "disagreement": blended.disagreement}
     data = xr.Dataset({name: (("y", "x"), values) for name, values in fields.items()}, coords=quality.coords)
     record = {
+        "inputs": digest,
         "windows": blended.windows,
         "network_s": round(predictor.network_s - before, 3),
         "predict_s": round(time.perf_counter() - started, 3),

@@ -12,7 +12,7 @@ from catalog import store
 from catalog.grid import Grid
 from catalog.schema import OBSERVED_QUALITY, InputError
 from catalog.store import StoreRef
-from tasks import blocks, change, inference, preprocess, registration
+from tasks import blocks, change, decisions, inference, preprocess, registration
 from tasks.story import Pairing
 
 
@@ -26,6 +26,16 @@ def pair_epochs(grid: Grid, pre: StoreRef, post: StoreRef) -> Pairing:
         return Pairing(coregistration, *_common_radiometry(before, after))
     except InputError as error:
         return Pairing(coregistration, refused=str(error))
+
+
+def keep_pairing(before: Pairing, now: Pairing, *, version: int) -> tuple[Pairing, str]:
+    """The pairing to use and why; the reason is empty where the earlier one was refused."""
+    if not before.usable or before.normalisation is None:
+        return now, ""
+    stands = now.normalisation is not None and decisions.same_light(before.normalisation, now.normalisation)
+    if not stands or not decisions.still_matches(before.coregistration, now.coregistration):
+        return now, f"pairing: measured anew, pre and post lie or look otherwise than in version {version}"
+    return before, f"pairing: version {version}'s shift and radiometry are kept"
 
 
 def _common_radiometry(before: xr.Dataset, after: xr.Dataset) -> tuple[preprocess.Normalisation, change.ChangeScaling]:

@@ -6,6 +6,7 @@ from labelled events. The weights are an artefact of the event, with a card that
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -33,6 +34,7 @@ from models.training import TrainConfig, Watcher, choose_device, fit
 from tasks import inference
 from tasks.learning import Judgement, judge, margins_of
 from tasks.samples import Cutting, Labels, kind_of, open_tiles, read_labelled_store, split_in_space
+from tasks.story import Earlier
 from tasks.thresholds import margin_threshold
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ LEAST_SEEN: Final = 0.5
 """Observed share of a window that is worth adapting to."""
 ALGORITHM_VERSION: Final = 1
 """Raise it when the same origin gives other weights."""
+STEMS: Final[Mapping[str, str]] = {"adapted": "adanet", "fine-tuned": "mffenet"}
+"""By the kind of an event's own weights: what their files' names begin with."""
 TOPIC: Final = "landslidenet-network"
 """Dask topic on which a worker tells how far it is: steps done, steps in all."""
 
@@ -155,9 +159,7 @@ def plan_network(
     source = str(config.adapt)
     told = {"source": tiles.fingerprint(source), "leave_out": config.leave_out, "training": asdict(training)}
     origin = {"kind": "adapted", **common, **told}
-    job = AdaptJob(
-        post, tone, str(start), _place(config, "adanet", origin), origin, threads, source, config.leave_out, training
-    )
+    job = AdaptJob(post, tone, str(start), _place(config, origin), origin, threads, source, config.leave_out, training)
     return Plan("adapted to this scene without labels (ADANet)", adapt_network, job)
 
 
@@ -175,14 +177,29 @@ def _plan_fine_tuning(
     training = TrainConfig(steps=config.network_steps, **FINE_TUNING)
     told = {"labels": labels.landslides, "files": [sha256_of(name) for name in files], "training": asdict(training)}
     origin = {"kind": "fine-tuned", **common, **told}
-    job = FineTuneJob(post, tone, str(start), _place(config, "mffenet", origin), origin, threads, labels, training)
+    job = FineTuneJob(post, tone, str(start), _place(config, origin), origin, threads, labels, training)
     return Plan(f"fine-tuned on the labels of the area ({config.labels})", fine_tune_network, job)
 
 
-def _place(config: RunConfig, kind: str, origin: Mapping[str, Any]) -> str:
+def _place(config: RunConfig, origin: Mapping[str, Any]) -> str:
     """Where an event's own weights lie: beside its products, named by what they are made of."""
-    key = store.store_key(kind, version=ALGORITHM_VERSION, depends_on=origin)
+    key = store.store_key(STEMS[origin["kind"]], version=ALGORITHM_VERSION, depends_on=origin)
     return str(Path(config.out).absolute() / config.name / "networks" / f"{key}.safetensors")
+
+
+def kept_weights(config: RunConfig, plan: Plan, earlier: Earlier | None) -> Path | None:
+    """The weights that the version before made for the event; None where it made none, or by other settings.
+
+    They rest on the scenes of that version, which are among the present ones; not on their tone.
+    """
+    if earlier is None or not earlier.network_origin:
+        return None
+    origin, wanted = ({k: v for k, v in told.items() if k not in ("scene", "tone")}
+                      for told in (earlier.network_origin, plan.job.origin))  # fmt: skip
+    if json.loads(json.dumps(origin)) != json.loads(json.dumps(wanted)):
+        return None
+    place = Path(_place(config, earlier.network_origin))
+    return place if place.is_file() else None
 
 
 def adapt_network(job: AdaptJob) -> None:

@@ -52,6 +52,8 @@ class StageRecord:
     peak_rss_mib: float
     network_s: float
     windows: int
+    blocks_taken_over: int = 0
+    """Blocks that an earlier run of the event had made of the same inputs."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-sized values."""
@@ -140,14 +142,16 @@ def run_blocks(
         cpu_s=round(cpu_s, 2),
         blocks=total,
         blocks_done_before=total - len(pending),
-        bytes_written=sum(entry["bytes"] for entry in entries),
+        bytes_written=sum(entry["bytes"] for entry in entries if "taken_from" not in entry),
         peak_rss_mib=round(memory.peak_mib, 1),
         network_s=round(sum(entry.get("network_s", 0.0) for entry in entries), 2),
         windows=sum(entry.get("windows", 0) for entry in entries),
+        blocks_taken_over=sum("taken_from" in entry for entry in entries),
     )
     logger.info(
-        "%s: %d blocks of %s, %d done before, %.1f s", stage, total, target.key, total - len(pending), record.wall_s
-    )
+        "%s: %d blocks of %s, %d done before, %d taken over, %.1f s",
+        stage, total, target.key, total - len(pending), record.blocks_taken_over, record.wall_s,
+    )  # fmt: skip
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,15 +29,16 @@ from catalog import scenes, store
 from catalog.cartography import read_thumbnail
 from catalog.checks import check_inputs
 from catalog.config import RunConfig
-from catalog.export import latest_landslides, next_version
 from catalog.export import publish as write_product
 from catalog.grid import Grid, Window, regrid
-from catalog.product import Product
+from catalog.product import Difference, Product
 from catalog.schema import (
     BANDS,
+    CHANGES,
     DISAGREEMENT,
     ELEVATION,
     LANDSLIDE_CLASS,
+    NOT_OBSERVED,
     PROBABILITY,
     QUALITY,
     InputError,
@@ -44,10 +46,13 @@ from catalog.schema import (
 )
 from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef
+from catalog.versions import Version, latest_version, next_version
 from models.cards import ModelCard, find_weights, load_card
-from tasks import blocks, change, inference, objects, scenario, story, terrain
+from tasks import blocks, change, decisions, inference, objects, scenario, story, terrain
+from tasks.differences import compare
+from tasks.inference import Tone
 from tasks.inventory import area_layer, build_inventory
-from tasks.pairing import pair_epochs
+from tasks.pairing import keep_pairing, pair_epochs
 from tasks.stages import (
     Report,
     StageRecord,
@@ -59,7 +64,7 @@ from tasks.stages import (
     run_whole,
     timed_stage,
 )
-from tasks.story import Pairing, Prepared, Run, Settled
+from tasks.story import Pairing, Prepared, Run, Settled, earlier_of
 from tasks.thresholds import Threshold, scene_threshold
 
 logger = logging.getLogger(__name__)
@@ -112,7 +117,8 @@ def check(config: RunConfig) -> Prepared:
     missing = [band for band in card.bands if band not in find_sensor(config.sensor).bands]
     if missing:
         raise InputError(f"model {card.name} needs bands {missing}, which sensor {config.sensor} has not")
-    return Prepared(config, inputs, card, weights)
+    latest = latest_version(Path(config.out), config.name)
+    return Prepared(config, inputs, card, weights, earlier=earlier_of(latest.run() if latest else None, inputs))
 
 
 def _progress(title: str) -> Report:
@@ -157,7 +163,8 @@ def ingest(prepared: Prepared, epoch: scenes.Epoch, *, client: Client) -> tuple[
         depends_on={"epoch": epoch.fingerprint(), "aoi": aoi.wkb_hex if aoi is not None else None},
     )
     aoi_px = _to_pixels(aoi, prepared.grid) if aoi is not None else None
-    job = blocks.IngestJob(target, epoch, aoi_px)
+    seen, masks = blocks.scene_origins(epoch, epsg=prepared.grid.epsg), tuple(epoch.mask_digests())
+    job = blocks.IngestJob(target, epoch, seen, masks, aoi_px)
     record = run_blocks(
         f"ingest {epoch.role}", blocks.ingest_block, job, target=target, client=client,
         report=_progress(f"Ingest {epoch.role}"),
@@ -210,8 +217,13 @@ def pair(run: Run, pre: StoreRef, post: StoreRef) -> Pairing:
 
     Pre-event imagery is optional: what cannot be paired is left out with its reason, and the run goes on.
     """
+    earlier = run.prepared.earlier
     with timed_stage("pair", run.records):
-        return pair_epochs(run.prepared.grid, pre, post)
+        pairing, reason = pair_epochs(run.prepared.grid, pre, post), ""
+        if earlier is not None and earlier.pairing is not None:
+            pairing, reason = keep_pairing(earlier.pairing, pairing, version=earlier.version)
+    run.kept += [reason] if reason else []
+    return pairing
 
 
 @task(task_run_name="change", **RETRY)
@@ -241,26 +253,31 @@ def settle_network(prepared: Prepared, post: StoreRef, *, client: Client, thread
     Source: Xu et al. (2022), figure 2.
     """
     with Stopwatch("network") as watch:
-        settled = _settle(prepared, post, client=client, threads=threads)
+        earlier, now = prepared.earlier, _measure_tone(prepared, post)
+        tone, reason = now, ""
+        if earlier is not None:
+            tone, reason = decisions.keep_tone(earlier.tone, now, version=earlier.version)
+        settled = _settle(prepared, post, tone, client=client, threads=threads)
     logger.info("network: %s", settled.scenario)
-    return Settled(settled, watch.record())
+    return Settled(settled, tone, watch.record(), (reason,) if reason else ())
 
 
-def _settle(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> Prepared:
+def _settle(prepared: Prepared, post: StoreRef, tone: Tone, *, client: Client, threads: int) -> Prepared:
     config = prepared.config
     if config.labels is None and config.adapt is None:
         return replace(prepared, scenario="as it is: neither labels of the area (--labels) nor --adapt were given")
     aoi = prepared.inputs.aoi
     plan = scenario.plan_network(
-        post, _tone(prepared, post), config=config, start=prepared.weights, card=prepared.card,
+        post, tone, config=config, start=prepared.weights, card=prepared.card,
         scene={"post": prepared.inputs.post.fingerprint(), "aoi": aoi.wkb_hex if aoi is not None else None},
         threads=threads,
     )  # fmt: skip
-    weights = Path(plan.job.weights)
-    again = weights.is_file()
-    if not again:
+    weights, made = Path(plan.job.weights), "made by an earlier run of the same inputs"
+    if not weights.is_file() and (kept := scenario.kept_weights(config, plan, prepared.earlier)):
+        weights, made = kept, "kept from the version before, whose scenes are still among these"
+    elif not weights.is_file():
         run_alone("network", plan.kernel, plan.job, client=client, topic=scenario.TOPIC, report=_progress("Network"))
-    made = "made by an earlier run of the same inputs" if again else "made by this run"
+        made = "made by this run"
     card = load_card(weights)
     told = f"{plan.title}, {made}"
     if "held_out_f1" not in card.metrics:
@@ -275,15 +292,16 @@ def _settle(prepared: Prepared, post: StoreRef, *, client: Client, threads: int)
 @task(task_run_name="inference", **RETRY)
 def probability(settled: Settled, post: StoreRef, *, client: Client, threads: int) -> tuple[StoreRef, StageRecord]:
     """Landslide probability of the post-event composite."""
-    prepared = settled.prepared
-    tone = _tone(prepared, post)
+    prepared, tone = settled.prepared, settled.tone
+    network = _network_key(prepared.card)
     target = prepared.target(
         "probability",
         (PROBABILITY, DISAGREEMENT),
         grid=prepared.grid,
-        depends_on={"post": post.key, "network": _network_key(prepared.card), "tone": asdict(tone)},
+        depends_on={"post": post.key, "network": network, "tone": asdict(tone)},
     )
-    job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads)
+    told = json.dumps(network, sort_keys=True)
+    job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads, told)
     return target, run_blocks(
         "inference", blocks.probability_block, job, target=target, client=client, report=_progress("Inference")
     )
@@ -296,7 +314,7 @@ def _network_key(card: ModelCard) -> dict[str, Any]:
     return {name: told[name] for name in decisive}
 
 
-def _tone(prepared: Prepared, post: StoreRef) -> inference.Tone:
+def _measure_tone(prepared: Prepared, post: StoreRef) -> Tone:
     sample = blocks.observed_bands(store.read_sample(post))
     return inference.measure_tone(
         {band: sample[band].values for band in inference.RGB}, reference=prepared.card.median_rgb
@@ -309,7 +327,11 @@ def _threshold(prepared: Prepared, probability: StoreRef) -> Threshold:
     if wanted == "scene" and prepared.card.origin.get("kind") == "fine-tuned":
         return Threshold(card, f"the scene's, {card:g}: of the best F1 on labelled ground held out of fine-tuning")
     if wanted == "scene":
-        return scene_threshold(store.read_sample(probability)["probability"].values, card=card)
+        now = scene_threshold(store.read_sample(probability)["probability"].values, card=card)
+        earlier = prepared.earlier
+        if earlier is None or earlier.weights_sha256 != prepared.card.weights_sha256:
+            return now
+        return decisions.keep_threshold(earlier.threshold, now, version=earlier.version)
     if wanted == "card":
         return Threshold(card, f"the model card's, {card:g}, as asked for")
     return Threshold(wanted, f"{wanted:g}, as asked for")
@@ -325,6 +347,8 @@ class Inventory:
     observed_area: gpd.GeoDataFrame
     landslide_class: StoreRef
     window: Window
+    difference: Difference | None
+    """From the version before; None in the first."""
 
 
 @task(task_run_name="inventory", **RETRY)
@@ -333,8 +357,9 @@ def inventory(run: Run, *, client: Client) -> Inventory:
     prepared, grid = run.prepared, run.prepared.grid
     features = tuple(run.stores[name] for name in ("elevation", "terrain", "hydrology", "change") if name in run.stores)
     post = run.stores["post"]
-    scene_median = _tone(prepared, post).scene_median
+    scene_median = (run.tone or _measure_tone(prepared, post)).scene_median
     run.threshold = _threshold(prepared, run.stores["probability"])
+    previous = latest_version(Path(prepared.config.out), prepared.config.name)
     job = blocks.ObjectsJob(run.stores["probability"], post, run.threshold.probability, scene_median, features)
     pieces, record = collect_blocks(
         "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=_progress("Objects")
@@ -356,11 +381,21 @@ def inventory(run: Run, *, client: Client) -> Inventory:
             gsd_m=grid.gsd_m,
             epsg=grid.epsg,
             provenance=story.provenance_of(run, version, threshold=run.threshold.probability),
-            previous=latest_landslides(Path(prepared.config.out), prepared.config.name),
+            previous=previous.landslides() if previous else None,
         )
         del found
     classes = _burn_classes(run, landslides, client=client)
-    return Inventory(version, landslides, vetoed, observed_area, classes, window)
+    difference = _difference(previous, landslides, classes) if previous else None
+    return Inventory(version, landslides, vetoed, observed_area, classes, window, difference)
+
+
+def _difference(previous: Version, landslides: gpd.GeoDataFrame, classes: StoreRef) -> Difference:
+    """What became of the landslides of the version before."""
+    before = previous.landslides().to_crs(landslides.crs)
+    seen_before = previous.observed_at(landslides.representative_point())
+    seen_after = store.read_points(classes, before.representative_point()) != NOT_OBSERVED
+    table = compare(before, landslides, seen_before=seen_before, seen_after=seen_after)
+    return Difference(previous.number, table, previous.newly_observed_m2(classes))
 
 
 def _observed_area(area_px: MultiPolygon, grid: Grid) -> tuple[gpd.GeoDataFrame, Window]:
@@ -418,6 +453,7 @@ def publish(run: Run, found: Inventory) -> str:
             used=story.used(run),
             not_used=story.not_used(run),
             warnings=story.warnings(run),
+            difference=found.difference,
             model_card=asdict(prepared.card),
             provenance=story.story_of(run),
         )
@@ -449,4 +485,16 @@ def _show(folder: Path, product: Product, records: list[StageRecord]) -> None:
         *(f"- **warning**: {sentence}" for sentence in product.warnings),
         f"- product: `{folder}`",
     ]
+    if product.difference is not None:
+        _show_difference(product.difference)
     create_markdown_artifact("\n\n".join(lines), key="map", description="Map and headline numbers")
+
+
+def _show_difference(difference: Difference) -> None:
+    told = difference.as_dict()
+    ids = told.pop("ids")
+    rows = [{"landslides": change, "number": told[change], "meaning": text, "ids": ", ".join(ids.get(change, []))}
+            for change, text in CHANGES.items()]  # fmt: skip
+    seen = difference.newly_observed_m2
+    ground = "" if seen is None else f"; {seen / 1e6:.3f} km² seen for the first time"
+    create_table_artifact(table=rows, key="difference", description=f"Since version {difference.before}{ground}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from catalog.grid import Grid
 from catalog.schema import Variable
 from catalog.store import StoreRef, store_key
 from models.cards import ModelCard
-from tasks import change, preprocess, registration
+from tasks import change, inference, preprocess, registration
 from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance
 from tasks.stages import StageRecord
 from tasks.thresholds import Threshold
@@ -55,6 +56,8 @@ class Prepared:
     weights: Path
     scenario: str = ""
     """Which network is used and why (figure 2 of Xu et al. 2022), once that is settled."""
+    earlier: Earlier | None = None
+    """What the version before decided; None where this one does not go on from it."""
 
     @property
     def grid(self) -> Grid:
@@ -71,8 +74,9 @@ class Prepared:
     def target(self, step: str, variables: tuple[Variable, ...], *, grid: Grid, depends_on: dict[str, Any]) -> StoreRef:
         """The store of a step: its key holds the grid and everything the step depends on."""
         described = {**depends_on, "grid": asdict(grid)}
-        key = store_key(step, version=ALGORITHM_VERSIONS[step.split("_")[0]], depends_on=described)
-        return StoreRef(self.config.root, self.config.name, key, grid, variables, self.config.chunk_px)
+        version = ALGORITHM_VERSIONS[step.split("_")[0]]
+        key = store_key(step, version=version, depends_on=described)
+        return StoreRef(self.config.root, self.config.name, key, grid, variables, self.config.chunk_px, version)
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,78 @@ class Pairing:
         """True when the two epochs match well enough to be compared pixel by pixel."""
         return not self.refused
 
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Pairing:
+        """The pairing that `dataclasses.asdict` and JSON made of one."""
+        kinds = {
+            "coregistration": registration.Coregistration,
+            "normalisation": preprocess.Normalisation,
+            "scaling": change.ChangeScaling,
+        }
+        parts = {
+            name: kind(**{key: _tupled(value) for key, value in told[name].items()})
+            for name, kind in kinds.items()
+            if told[name] is not None
+        }
+        return cls(**parts, refused=told["refused"])
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier version of the same imagery's event decided for the whole scene."""
+
+    version: int
+    weights_sha256: str
+    network_origin: Mapping[str, Any]
+    tone: inference.Tone | None
+    threshold: float | None
+    pairing: Pairing | None
+
+
+def earlier_of(run: Mapping[str, Any] | None, inputs: Inputs) -> Earlier | None:
+    """The decisions of a published `run.json`, where it is of the same pixels and shares a post-event scene.
+
+    What they rest on is then still there: a version that adds a scene goes on from them.
+    """
+    story = (run or {}).get("provenance", {})
+    decided = story.get("decisions")
+    if run is None or decided is None or decided["grid"] != _pixels(inputs.grid):
+        return None
+    scenes_before = {_name(entry) for entry in story["inputs"] if entry["role"] == "post"}
+    if not scenes_before & {_name(entry) for entry in inputs.post.inputs()}:
+        return None
+    tone, pairing = decided["tone"], decided["pairing"]
+    return Earlier(
+        version=run["version"],
+        weights_sha256=run["model"]["weights_sha256"],
+        network_origin=story["network_origin"],
+        tone=None if tone is None else inference.Tone(**{k: _tupled(v) for k, v in tone.items()}),
+        threshold=decided["threshold"],
+        pairing=None if pairing is None else Pairing.of(pairing),
+    )
+
+
+def _name(entry: Mapping[str, str | None]) -> str | None:
+    """A file by its content, an item by its id."""
+    return entry["sha256"] or entry["path"]
+
+
+def _pixels(grid: Grid) -> list[float]:
+    return [grid.epsg, grid.gsd_m]
+
+
+def _tupled(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    return tuple(value) if isinstance(value, list) else value
+
 
 @dataclass(frozen=True)
 class Settled:
-    """A run with the network that it uses, and what it took to make that."""
+    """A run with the tone and the network that it uses, and what it took to make that."""
 
     prepared: Prepared
+    tone: inference.Tone
     record: StageRecord
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass
@@ -108,6 +177,9 @@ class Run:
     stores: dict[str, StoreRef] = field(default_factory=dict)
     pairing: Pairing | None = None
     threshold: Threshold | None = None
+    tone: inference.Tone | None = None
+    kept: list[str] = field(default_factory=list)
+    """What was decided about the earlier version's decisions, a sentence each."""
     started_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -118,7 +190,8 @@ class Run:
     def settle(self, future: Awaited[Settled]) -> None:
         """Go on with the network that was settled on."""
         settled = future.result()
-        self.prepared = settled.prepared
+        self.prepared, self.tone = settled.prepared, settled.tone
+        self.kept += settled.reasons
         self.records.append(settled.record)
 
     def keep(self, name: str, future: Awaited[tuple[StoreRef, StageRecord]]) -> StoreRef:
@@ -167,7 +240,7 @@ def used(run: Run) -> list[str]:
     used.append(f"network: {run.prepared.card.name}, {run.prepared.scenario}")
     if run.threshold:
         used.append(f"landslide probability that counts: {run.threshold.reason}")
-    return used
+    return used + run.kept
 
 
 def not_used(run: Run) -> list[str]:
@@ -196,6 +269,12 @@ def story_of(run: Run) -> dict[str, Any]:
         "network_origin": run.prepared.card.origin,
         "threshold": asdict(run.threshold) if run.threshold else None,
         "min_area_m2": run.prepared.min_area_m2,
+        "decisions": {
+            "grid": _pixels(run.prepared.grid),
+            "tone": asdict(run.tone) if run.tone else None,
+            "threshold": run.threshold.probability if run.threshold else None,
+            "pairing": asdict(pairing) if pairing else None,
+        },
         "confidence_rule": CONFIDENCE_RULE,
         "vetoes": {veto.code: veto.sentence for veto in VETOES},
         "coregistration": asdict(pairing.coregistration) if pairing else None,

@@ -27,12 +27,13 @@ from shapely.geometry import shape
 
 from catalog.cartography import draw_map
 from catalog.config import Event
-from catalog.export import WRITERS, latest_landslides, next_version, publish, read_preview
+from catalog.export import WRITERS, publish, read_preview
 from catalog.grid import Window, snap_grid
 from catalog.product import Product
 from catalog.schema import InputError, StoreError
 from catalog.stac import MLM_SCHEMA, build_item
 from catalog.vectors import LAYERS, qgis_style
+from catalog.versions import next_version
 from models.cards import find_weights, load_card
 
 EPSG, GSD_M, BLOCK_PX = 32654, 3.0, 256
@@ -111,6 +112,7 @@ def product():
         provenance={
             "hashes": {"weights": "ab12"},
             "stages": [{"stage": "inference", "wall_s": 12.5, "cpu_s": 24.0, "blocks": 12, "blocks_done_before": 0,
+                        "blocks_taken_over": 0,
                         "bytes_written": 123456, "peak_rss_mib": 812.0, "network_s": 11.0}],
         },
     )  # fmt: skip
@@ -214,16 +216,6 @@ def test_publish_leaves_no_version_when_a_range_is_broken(product, tmp_path):
     with pytest.raises(StoreError, match="probability: got"):
         publish(replace(product, probability=product.probability * 3), tmp_path)
     assert next_version(tmp_path, EVENT.id) == 1
-
-
-def test_next_version_starts_at_one(tmp_path):
-    assert next_version(tmp_path, "nothing") == 1
-
-
-def test_next_version_counts_numerically_and_skips_partial(tmp_path):
-    for name in ("v2", "v10", ".v11.partial", "vault"):
-        (tmp_path / "e" / name).mkdir(parents=True)
-    assert next_version(tmp_path, "e") == 11
 
 
 @pytest.mark.parametrize("name", ["class.tif", "probability.tif", "disagreement.tif"])
@@ -344,14 +336,6 @@ def test_item_is_of_the_time_of_the_scenes(product, tmp_path, times, event, when
     assert properties["datetime"].startswith(when)
     assert properties["landslidenet:datetime_source"] == source
     assert ("end_datetime" in properties) == (times is not None)
-
-
-def test_latest_landslides_are_those_of_the_highest_version(product, published):
-    out = published.parent.parent
-    assert latest_landslides(out, "nothing") is None
-    publish(replace(product, version=2, landslides=product.landslides.iloc[:3]), out)
-    (out / EVENT.id / "v10").mkdir()  # without an inventory
-    assert latest_landslides(out, EVENT.id)["id"].tolist() == product.landslides["id"].tolist()[:3]
 
 
 def test_geopackage_keeps_flags_and_their_nulls(product, tmp_path):

@@ -211,3 +211,58 @@ def test_store_lives_on_s3(ref, s3):
     np.testing.assert_allclose(store.read_block(remote, ref.grid.blocks[1])["red"], _block(ref)["red"], atol=1e-4)
     assert store.is_complete(remote)
     assert os.environ["LANDSLIDENET_S3_ENDPOINT"] == s3
+
+
+def test_adopt_block_takes_over_what_was_made_of_the_same(ref):
+    first, *_, last = ref.grid.blocks
+    digest = store.inputs_digest(ref, last, [np.arange(4), {"gsd": 10}])
+    store.create_store(ref)
+    made = store.write_block(ref, last, _block(ref, seed=1), record={"inputs": digest, "network_s": 1.5})
+    later = replace(ref, key="step-2")
+    store.create_store(later)
+    assert store.adopt_block(later, first, digest) is None
+    assert store.adopt_block(later, last, "other") is None
+    taken = store.adopt_block(later, last, digest)
+    assert (taken["taken_from"], taken["sha256"]) == ("step-1", made["sha256"])
+    assert "network_s" not in taken
+    assert store.read_ledger(later)[last.id] == taken
+    xr.testing.assert_identical(store.read_block(later, last), store.read_block(ref, last))
+
+
+def test_adopt_block_follows_the_grid_that_grew(ref):
+    """The same ground has another place in the store of a larger area."""
+    block = ref.grid.blocks[-1]
+    digest = store.inputs_digest(ref, block, ["same"])
+    store.create_store(ref)
+    store.write_block(ref, block, _block(ref, seed=1), record={"inputs": digest})
+    grid = snap_grid((490_000, 4_000_000, 505_000, 4_014_000), epsg=32633, gsd_m=10.0, block_px=256)
+    later = replace(ref, key="step-2", grid=grid)
+    store.create_store(later)
+    assert store.inputs_digest(later, block, ["same"]) == digest
+    store.adopt_block(later, block, digest)
+    xr.testing.assert_identical(store.read_block(later, block), store.read_block(ref, block))
+
+
+def test_adopt_block_of_nodata_alone_leaves_no_old_pixels(ref):
+    block = ref.grid.blocks[0]
+    empty = _block(ref) * np.nan
+    empty["quality"] = (("y", "x"), np.full((256, 256), 255, np.uint8))
+    store.create_store(ref)
+    store.write_block(ref, block, empty, record={"inputs": "same"})
+    later = replace(ref, key="step-2")
+    store.create_store(later)
+    store.write_block(later, block, _block(ref))
+    store.adopt_block(later, block, "same")
+    assert np.isnan(store.read_block(later, block)["red"]).all()
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"chunk_px": 256}, {"variables": (QUALITY,)}, {"key": "other-1"}])
+def test_inputs_digest_follows_the_contract_and_the_algorithm(ref, change):
+    block = ref.grid.blocks[0]
+    assert store.inputs_digest(ref, block, [1]) != store.inputs_digest(replace(ref, **change), block, [1])
+
+
+def test_inputs_digest_tells_arrays_apart_by_shape_and_type(ref):
+    block, values = ref.grid.blocks[0], np.zeros(6, np.uint8)
+    told = [values, values.reshape(2, 3), values.astype(np.int8), values.view(np.uint16)]
+    assert len({store.inputs_digest(ref, block, [v]) for v in told}) == len(told)

@@ -1,0 +1,62 @@
+"""Scene-wide decisions over versions: what a version decided is kept while the imagery that it rests on stays.
+
+A new scene moves every measured figure a little. Measured anew each time, that little would change every pixel: all
+blocks would be computed again and every landslide would move. So a decision stands until it has moved by more than its
+tolerance; then it is made anew, and the reason says so.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from tasks.inference import Tone
+from tasks.preprocess import Normalisation
+from tasks.registration import Coregistration
+from tasks.thresholds import Threshold
+
+TONE_TOLERANCE: Final = 0.1
+"""Relative move of a band's median: half of what the networks' augmentation varies brightness by."""
+GAMMA_TOLERANCE: Final = 0.1
+THRESHOLD_TOLERANCE: Final = 0.05
+"""In probability."""
+SHIFT_TOLERANCE_PX: Final = 0.25
+
+
+def keep_tone(before: Tone | None, now: Tone, *, version: int) -> tuple[Tone, str]:
+    """The tone to use and why; the reason is empty where there is nothing to keep.
+
+    >>> tone = Tone((0.1, 0.1, 0.1), (50.0, 50.0, 50.0), 1.0)
+    >>> keep_tone(tone, Tone((0.102, 0.1, 0.1), (50.0, 50.0, 50.0), 1.0), version=1)[1]
+    "tone: version 1's is kept, the scene's medians moved by 2 %"
+    """
+    if before is None:
+        return now, ""
+    moved = max(abs(new / old - 1.0) for old, new in zip(before.median, now.median, strict=True))
+    bent = abs(before.gamma - now.gamma)
+    if before.reference != now.reference:
+        return now, f"tone: measured anew, the network of version {version} was trained on others"
+    if moved > TONE_TOLERANCE or bent > GAMMA_TOLERANCE:
+        return now, f"tone: measured anew, the scene's medians moved by {100 * moved:.0f} % and its curve by {bent:.2f}"
+    return before, f"tone: version {version}'s is kept, the scene's medians moved by {100 * moved:.0f} %"
+
+
+def keep_threshold(before: float | None, now: Threshold, *, version: int) -> Threshold:
+    """The threshold to use: the earlier one while the scene's own stays near it."""
+    if before is None or before == now.probability or abs(before - now.probability) > THRESHOLD_TOLERANCE:
+        return now
+    reason = f"version {version}'s, {before:g}, is kept: the scene's own is now {now.probability:g}"
+    return Threshold(before, reason, now.separability)
+
+
+def still_matches(before: Coregistration, now: Coregistration) -> bool:
+    """Whether the earlier measure of the shift stands beside the new one."""
+    moved = math.hypot(before.dy_px - now.dy_px, before.dx_px - now.dx_px)
+    return before.verdict() == now.verdict() and moved <= SHIFT_TOLERANCE_PX
+
+
+def same_light(before: Normalisation, now: Normalisation) -> bool:
+    """Whether the earlier radiometry of pre to post stands beside the new one."""
+    if before.bands != now.bands:
+        return False
+    return all(abs(new / old - 1.0) <= TONE_TOLERANCE for old, new in zip(before.gain, now.gain, strict=True))

@@ -1,0 +1,61 @@
+"""When an earlier version's decisions stand, and when they are made anew."""
+
+import pytest
+
+from tasks.decisions import keep_threshold, keep_tone, same_light, still_matches
+from tasks.inference import Tone
+from tasks.preprocess import Normalisation
+from tasks.registration import Coregistration
+from tasks.thresholds import Threshold
+
+TONE = Tone((0.10, 0.12, 0.08), (50.0, 55.0, 48.0), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("now", "kept", "reason"),
+    [
+        (Tone((0.105, 0.12, 0.08), TONE.reference, 1.05), True, "version 1's is kept"),
+        (Tone((0.12, 0.12, 0.08), TONE.reference, 1.0), False, "medians moved by 20 %"),
+        (Tone(TONE.median, TONE.reference, 0.8), False, "curve by 0.20"),
+        (Tone(TONE.median, (60.0, 55.0, 48.0), 1.0), False, "trained on others"),
+    ],
+)
+def test_tone_is_kept_while_it_stays_near(now, kept, reason):
+    tone, told = keep_tone(TONE, now, version=1)
+    assert tone == (TONE if kept else now)
+    assert reason in told
+
+
+def test_tone_of_a_first_version_is_its_own_and_needs_no_reason():
+    assert keep_tone(None, TONE, version=0) == (TONE, "")
+
+
+@pytest.mark.parametrize(("before", "kept"), [(0.32, True), (0.1, False), (None, False), (0.30, False)])
+def test_threshold_is_kept_while_it_stays_near(before, kept):
+    now = Threshold(0.30, "the scene's", 0.8)
+    found = keep_threshold(before, now, version=3)
+    assert found.probability == (before if kept else 0.30)
+    assert ("version 3's" in found.reason) == kept
+
+
+def shift(dy, dx, *, residual=0.1):
+    return Coregistration("measured", dy, dx, residual, 20, 18)
+
+
+@pytest.mark.parametrize(
+    ("now", "stands"), [(shift(0.3, 0.1), True), (shift(0.6, 0.1), False), (shift(0.3, 0.0, residual=0.8), False)]
+)
+def test_shift_stands_while_it_moves_little_and_the_verdict_is_the_same(now, stands):
+    assert still_matches(shift(0.2, 0.1), now) == stands
+
+
+@pytest.mark.parametrize(
+    ("now", "stands"),
+    [
+        (Normalisation(("red", "green"), (1.05, 1.0), (0.0, 0.0), 900), True),
+        (Normalisation(("red", "green"), (1.2, 1.0), (0.0, 0.0), 900), False),
+        (Normalisation(("red",), (1.0,), (0.0,), 900), False),
+    ],
+)
+def test_radiometry_stands_while_its_gains_do(now, stands):
+    assert same_light(Normalisation(("red", "green"), (1.0, 1.0), (0.0, 0.0), 900), now) == stands
