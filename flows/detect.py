@@ -11,6 +11,7 @@ from catalog.config import RunConfig, parse_config
 from catalog.events import with_event
 from flows.cluster import all_threads, dask_client, network_threads
 from tasks import steps
+from tasks.stages import share_one_heap
 from tasks.story import Prepared, Run
 
 
@@ -33,6 +34,7 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
 
     Raises: InputError for inputs that cannot be worked with.
     """
+    share_one_heap()
     config = parse_config(with_event(config)) if isinstance(config, dict) else config
     prepared = steps.check(config)
     with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:

@@ -282,6 +282,20 @@ class Stopwatch:
         )
 
 
+M_ARENA_MAX: Final = -8
+"""Parameter number of glibc's mallopt. Source: glibc, malloc.h."""
+
+
+def share_one_heap() -> None:
+    """Let all threads of this process use one heap, so that what one of them frees another can use.
+
+    glibc gives each thread a heap of its own; a flow run has dozens of threads and one that works.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
+
+
 def give_back_freed_memory() -> None:
     """Return to the system what was freed: glibc keeps small pieces, such as those that polygons are made of."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none

@@ -7,8 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +21,6 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from shapely import MultiPolygon
 from shapely.affinity import affine_transform
 
 from catalog import scenes, store
@@ -30,7 +28,7 @@ from catalog.cartography import read_thumbnail
 from catalog.checks import check_inputs
 from catalog.config import RunConfig
 from catalog.export import publish as write_product
-from catalog.grid import Grid, Window, regrid
+from catalog.grid import Grid, regrid
 from catalog.product import Difference, Product
 from catalog.schema import (
     BANDS,
@@ -38,7 +36,6 @@ from catalog.schema import (
     DISAGREEMENT,
     ELEVATION,
     LANDSLIDE_CLASS,
-    NOT_OBSERVED,
     PROBABILITY,
     QUALITY,
     InputError,
@@ -46,26 +43,22 @@ from catalog.schema import (
 )
 from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef
-from catalog.versions import Version, latest_version, next_version
+from catalog.versions import latest_version
 from models.cards import ModelCard, find_weights, load_card
-from tasks import blocks, change, decisions, inference, objects, scenario, story, terrain
-from tasks.differences import compare
+from tasks import blocks, change, decisions, inference, mapping, objects, scenario, terrain
 from tasks.inference import Tone
-from tasks.inventory import area_layer, build_inventory
 from tasks.pairing import keep_pairing, pair_epochs
 from tasks.stages import (
     Report,
     StageRecord,
     Stopwatch,
     collect_blocks,
-    give_back_freed_memory,
     run_alone,
     run_blocks,
     run_whole,
     timed_stage,
 )
 from tasks.story import Pairing, Prepared, Run, Settled, earlier_of
-from tasks.thresholds import Threshold, scene_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -321,95 +314,24 @@ def _measure_tone(prepared: Prepared, post: StoreRef) -> Tone:
     )
 
 
-def _threshold(prepared: Prepared, probability: StoreRef) -> Threshold:
-    """The probability that counts in this run: the user's, the model card's, or the scene's own."""
-    wanted, card = prepared.config.threshold, prepared.card.threshold
-    if wanted == "scene" and prepared.card.origin.get("kind") == "fine-tuned":
-        return Threshold(card, f"the scene's, {card:g}: of the best F1 on labelled ground held out of fine-tuning")
-    if wanted == "scene":
-        now = scene_threshold(store.read_sample(probability)["probability"].values, card=card)
-        earlier = prepared.earlier
-        if earlier is None or earlier.weights_sha256 != prepared.card.weights_sha256:
-            return now
-        return decisions.keep_threshold(earlier.threshold, now, version=earlier.version)
-    if wanted == "card":
-        return Threshold(card, f"the model card's, {card:g}, as asked for")
-    return Threshold(wanted, f"{wanted:g}, as asked for")
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """The landslides of a run, and the class raster that says the same."""
-
-    version: int
-    landslides: gpd.GeoDataFrame
-    vetoed: gpd.GeoDataFrame
-    observed_area: gpd.GeoDataFrame
-    landslide_class: StoreRef
-    window: Window
-    difference: Difference | None
-    """From the version before; None in the first."""
-
-
 @task(task_run_name="inventory", **RETRY)
-def inventory(run: Run, *, client: Client) -> Inventory:
+def inventory(run: Run, *, client: Client) -> mapping.Inventory:
     """Landslides as polygons with their attributes, joined over block seams, and the class raster burnt from them."""
     prepared, grid = run.prepared, run.prepared.grid
-    features = tuple(run.stores[name] for name in ("elevation", "terrain", "hydrology", "change") if name in run.stores)
-    post = run.stores["post"]
-    scene_median = (run.tone or _measure_tone(prepared, post)).scene_median
-    run.threshold = _threshold(prepared, run.stores["probability"])
+    run.threshold = mapping.choose_threshold(prepared, run.stores["probability"])
+    threshold = run.threshold.probability
     previous = latest_version(Path(prepared.config.out), prepared.config.name)
-    job = blocks.ObjectsJob(run.stores["probability"], post, run.threshold.probability, scene_median, features)
+    tone = run.tone or _measure_tone(prepared, run.stores["post"])
+    job = mapping.objects_job(run, threshold=threshold, scene_median=tone.scene_median)
     pieces, record = collect_blocks(
         "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=_progress("Objects")
     )
     run.records.append(record)
-    with timed_stage("join", run.records):  # what is done with is let go: joining takes more memory than its result
-        slides, grounds = (list(part) for part in zip(*pieces, strict=True))
-        del pieces
-        area_px = objects.join_area(grounds)
-        del grounds
-        observed_area, window = _observed_area(area_px, grid)
-        del area_px
-        give_back_freed_memory()
-        found = objects.join_objects(slides)
-        del slides
-        version = next_version(Path(prepared.config.out), prepared.config.name)
-        landslides, vetoed = build_inventory(
-            found,
-            gsd_m=grid.gsd_m,
-            epsg=grid.epsg,
-            provenance=story.provenance_of(run, version, threshold=run.threshold.probability),
-            previous=previous.landslides() if previous else None,
-        )
-        del found
-    classes = _burn_classes(run, landslides, client=client)
-    difference = _difference(previous, landslides, classes) if previous else None
-    return Inventory(version, landslides, vetoed, observed_area, classes, window, difference)
-
-
-def _difference(previous: Version, landslides: gpd.GeoDataFrame, classes: StoreRef) -> Difference:
-    """What became of the landslides of the version before."""
-    before = previous.landslides().to_crs(landslides.crs)
-    seen_before = previous.observed_at(landslides.representative_point())
-    seen_after = store.read_points(classes, before.representative_point()) != NOT_OBSERVED
-    table = compare(before, landslides, seen_before=seen_before, seen_after=seen_after)
-    return Difference(previous.number, table, previous.newly_observed_m2(classes))
-
-
-def _observed_area(area_px: MultiPolygon, grid: Grid) -> tuple[gpd.GeoDataFrame, Window]:
-    """The observed ground as a layer of one row, and the window of the grid that holds it.
-
-    Raises: InputError when nothing was observed.
-    """
-    if area_px.is_empty:
-        raise InputError(
-            "post imagery: no pixel is observed; check the mask, the nodata value and the area of interest"
-        )
-    left, top, right, bottom = (round(v) for v in area_px.bounds)
-    window = Window(top - grid.row0, left - grid.col0, bottom - grid.row0, right - grid.col0)
-    return area_layer(area_px, gsd_m=grid.gsd_m, epsg=grid.epsg), window
+    with timed_stage("join", run.records):
+        found = mapping.join_pieces(run, pieces, threshold=threshold, previous=previous)
+    classes = _burn_classes(run, found.landslides, client=client)
+    difference = mapping.difference_from(previous, found.landslides, classes) if previous else None
+    return mapping.Inventory(found, classes, difference)
 
 
 def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> StoreRef:
@@ -429,46 +351,16 @@ def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> 
 
 
 @task(task_run_name="publish", **RETRY)
-def publish(run: Run, found: Inventory) -> str:
+def publish(run: Run, found: mapping.Inventory) -> str:
     """The product folder, written whole or not at all, and what the Prefect UI shows of it."""
-    prepared, inputs = run.prepared, run.prepared.inputs
-    probability = store.open_store(run.stores["probability"])
     with Stopwatch("publish") as watch:
-        product = Product(
-            event=inputs.event,
-            event_id=prepared.config.name,
-            version=found.version,
-            config=prepared.config.model_dump(mode="json"),
-            grid=prepared.grid,
-            window=found.window,
-            landslides=found.landslides,
-            vetoed=found.vetoed,
-            observed_area=found.observed_area,
-            probability=probability["probability"],
-            landslide_class=store.open_store(found.landslide_class)["landslide_class"],
-            disagreement=probability["disagreement"],
-            post=store.open_store(run.stores["post"]),
-            pre=store.open_store(run.stores["pre"]) if run.pre_used else None,
-            post_time_utc=inputs.post.time_range_utc,
-            used=story.used(run),
-            not_used=story.not_used(run),
-            warnings=story.warnings(run),
-            difference=found.difference,
-            model_card=asdict(prepared.card),
-            provenance=story.story_of(run),
+        product = mapping.compose_product(run, found)
+        folder = write_product(
+            product, Path(run.prepared.config.out), closing=lambda: mapping.closing(run, watch.record())
         )
-        folder = write_product(product, Path(prepared.config.out), closing=lambda: _closing(run, watch))
         run.records.append(watch.record())
     _show(folder, product, run.records)
     return str(folder)
-
-
-def _closing(run: Run, watch: Stopwatch) -> dict[str, Any]:
-    """What `run.json` knows last: when the run ended, and what publishing took up to there."""
-    return {
-        "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "stages": [record.as_dict() for record in (*run.records, watch.record())],
-    }
 
 
 def _show(folder: Path, product: Product, records: list[StageRecord]) -> None:

@@ -10,17 +10,17 @@ ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
 SHELLS = {
     "tasks.steps", "tasks.story", "tasks.pairing", "tasks.scenario", "tasks.blocks", "tasks.stages", "tasks.samples",
-    "tasks.learning", "tasks.review",
+    "tasks.learning", "tasks.review", "tasks.mapping",
 }  # fmt: skip
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
 FLOWS_REACH = {
     "catalog.config", "catalog.events", "catalog.schema",  # what a run is told, and the errors it is told
-    "tasks.steps", "tasks.story", "tasks.review", "tasks.learning",
+    "tasks.steps", "tasks.story", "tasks.review", "tasks.learning", "tasks.stages",
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
 COMPUTING = {
-    "tasks.steps", "tasks.blocks", "tasks.stages", "tasks.samples", "tasks.pairing", "tasks.scenario",
+    "tasks.steps", "tasks.blocks", "tasks.stages", "tasks.samples", "tasks.pairing", "tasks.scenario", "tasks.mapping",
     "catalog.store", "catalog.export",
 }  # fmt: skip
 """Where lazy arrays become numbers (docs/adr/0001)."""
