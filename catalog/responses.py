@@ -142,6 +142,36 @@ def is_to_announce(response: Response, key: str, now: datetime) -> bool:
     return response.made(key) is None and (told is None or now - told >= TELL_AGAIN)
 
 
+def after_search(
+    response: Response, *, now: datetime, improves: bool, expected: tuple[str, ...], told: tuple[str, ...]
+) -> Response:
+    """What is known once a search was answered: when the next one is due, and what is expected."""
+    searches = 0 if improves else response.searches + 1
+    return response.model_copy(
+        update={
+            "searches": searches,
+            "searched_utc": now,
+            "next_search_utc": now + pause_after(searches),
+            "expected": expected,
+            "told": told,
+        }
+    )
+
+
+def after_version(response: Response, version: Version) -> Response:
+    """What is known once a version was published."""
+    reason = f"{version.part} v{version.number} was published {version.published_utc:%Y-%m-%d %H:%M} UTC"
+    update: dict[str, Any] = {
+        "versions": (*response.versions, version),
+        "claims": tuple(claim for claim in response.claims if claim.key != version.key),
+        "announced": {key: told for key, told in response.announced.items() if key != version.key},
+        "waiting_since": None,
+    }
+    if response.state != "closed":
+        update |= {"state": "active", "reason": reason}
+    return response.model_copy(update=update)
+
+
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,10 @@
 """What there is to be done for an event: its imagery is searched, and a plan made for each of its areas.
 
-A shell that knows the catalogue; both the watcher and the response ask it, and it writes nothing.
+A shell that knows the catalogue; both the watcher and the response ask it. Only `detection_of` writes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from geopandas import GeoSeries
 from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
-from catalog.candidates import Scene, compare, from_saved
+from catalog.candidates import Scene, as_collection, compare, from_saved
 from catalog.config import DEFAULT_BLOCK_PX, DEFAULT_MODEL, Event
 from catalog.grid import snap_grid, utm_epsg
 from catalog.imagery import Found, is_withdrawn, search_imagery
@@ -26,36 +25,23 @@ from catalog.responses import (
     Part,
     Response,
     Version,
+    folder_of,
     observed_by,
     open_event,
     read_area,
     read_items,
     read_response,
+    write_inputs,
 )
 from catalog.schema import InputError
 from catalog.sensors import SENSORS
 from tasks.planning import MIN_GAIN, Ground, Plan, choose_sensor, imagery_digest, plan_post, plan_pre, response_key
+from tasks.revisits import expected_next
 
 MIN_OUTLINE_SHARE: Final = 1e-6
 """Part of a block below which the area only touches it."""
 
 FINEST_DEFAULT_GSD_M: Final = 10.0
-
-
-@dataclass(frozen=True)
-class Revisit:
-    """How often a constellation passes."""
-
-    days: float
-    source: str
-
-
-REVISITS: Final[Mapping[str, Revisit]] = {
-    "sentinel2-l2a": Revisit(5, "two satellites at the equator; ESA, Sentinel-2 User Handbook (2015), section 1.2"),
-    "landsat-c2-l2": Revisit(8, "Landsat 8 and 9 together; USGS, Landsat 9 Data Users Handbook (2022), section 1.1"),
-    "planetscope-4b": Revisit(1, "nearly daily; Planet, Imagery Product Specifications (2022)"),
-}
-"""By sensor; the others are flown when someone orders it."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +51,8 @@ class PartOutlook:
     part: Part
     sensor: str | None
     """None where nothing was found."""
-    post: Plan
-    pre: Plan
+    post: Plan[Scene]
+    pre: Plan[Scene]
     grounds: tuple[Ground, ...]
     last: Version | None
     model: str
@@ -96,6 +82,11 @@ class PartOutlook:
         if not self.post.scenes:
             return f"every scene of v{number} is withdrawn and there is no other: v{number} stays"
         return f"nothing that is better than v{number}; {self.post.left_out} scenes would add nothing"
+
+    @property
+    def sides(self) -> tuple[tuple[str, Plan[Scene]], tuple[str, Plan[Scene]]]:
+        """The two plans by name."""
+        return ("post", self.post), ("pre", self.pre)
 
     def counted(self) -> dict[str, int]:
         """Blocks by reason."""
@@ -136,7 +127,8 @@ def look(policy: Policy, event_id: str, *, now: datetime) -> Outlook:
     response = read_response(policy.state, event_id) or Response(event_id=event_id, waiting_since=now)
     seen: list[Scene] = []
     outlooks = tuple(_look_at(policy, event.time_utc, part, response, now=now, seen=seen) for part in parts)
-    return Outlook(event, response, outlooks, expected_next(policy, seen, now=now))
+    sensors = {source.sensor: SENSORS[source.sensor].long_name for source in policy.imagery.sources}
+    return Outlook(event, response, outlooks, expected_next(sensors, seen, now=now))
 
 
 def _look_at(
@@ -166,7 +158,7 @@ def _look_at(
 
 
 def _reasons(
-    grounds: Sequence[Ground], post: Plan, pre: Plan, *, last: Version | None, part: Part, model: str
+    grounds: Sequence[Ground], post: Plan[Scene], pre: Plan[Scene], *, last: Version | None, part: Part, model: str
 ) -> dict[str, tuple[str, ...]]:
     """Why each block would get better: by imagery, a revised area, or another model."""
     if last is None:
@@ -174,13 +166,13 @@ def _reasons(
     changed = part.outline.symmetric_difference(read_area(Path(last.items) / AREA_FILE))
     reasons: dict[str, tuple[str, ...]] = {}
     for ground in grounds:
-        why = (*post.reasons.get(ground.id, ()), *pre.reasons.get(ground.id, ()))
+        why: list[str] = [*post.reasons.get(ground.id, ()), *pre.reasons.get(ground.id, ())]
         if changed.intersection(ground.outline).area > MIN_GAIN * ground.outline.area:
-            why += ("area revised",)
+            why.append("area revised")
         if last.model != model:
-            why += ("another model",)
+            why.append("another model")
         if why:
-            reasons[ground.id] = why
+            reasons[ground.id] = tuple(why)
     return reasons
 
 
@@ -215,12 +207,12 @@ def _is_gone(scene: Scene, policy: Policy, found: Found, told: list[str]) -> boo
 def _plan_pre(
     policy: Policy,
     grounds: Sequence[Ground],
-    post: Plan,
+    post: Plan[Scene],
     used: Sequence[Scene],
     found: Found,
     sensor: str | None,
     told: list[str],
-) -> Plan:
+) -> Plan[Scene]:
     if not post.scenes:
         return Plan(())
     return plan_pre(grounds, reference=post.scenes[0], used=used, **_changes(policy, used, found, sensor, told))
@@ -250,23 +242,43 @@ def _dense(outline: BaseGeometry, step_m: float) -> BaseGeometry:
     return outline.segmentize(step_m)
 
 
-def expected_next(policy: Policy, seen: Sequence[Scene], *, now: datetime) -> tuple[str, ...]:
-    """What imagery is expected next: by sensor, a sentence with the day and where the number is from."""
-    sentences = []
-    for name in dict.fromkeys(source.sensor for source in policy.imagery.sources):
-        title = SENSORS[name].long_name if name in SENSORS else name
-        revisit = REVISITS.get(name)
-        if revisit is None:
-            sentences.append(f"{title}: not known, it is acquired on order")
-            continue
-        passes = [_next_pass(scene.time_utc, revisit.days, now) for scene in seen if scene.sensor == name]
-        day = min(passes, default=now + timedelta(days=revisit.days))
-        stated = "" if passes else "by "
-        sentences.append(f"{title}: {stated}{day:%Y-%m-%d %H:%M} UTC (every {revisit.days:g} days: {revisit.source})")
-    return tuple(sentences)
+def inputs_of(policy: Policy, event_id: str, found: PartOutlook) -> Path:
+    """The folder of what a version is made of: one a key, so that what a run was told never changes under it."""
+    return (folder_of(policy.state, event_id) / "imagery" / found.key[:16]).resolve()
 
 
-def _next_pass(taken: datetime, days: float, now: datetime) -> datetime:
-    """The first pass after now, of those every so many days after a scene."""
-    step = timedelta(days=days)
-    return taken + step * (math.floor((now - taken) / step) + 1)
+def detection_of(policy: Policy, event: Event, found: PartOutlook) -> dict[str, Any]:
+    """The configuration of the detection that makes the planned version; its items and area are saved first."""
+    folder = inputs_of(policy, event.id, found)
+    write_inputs(
+        folder, post=as_collection(found.post.scenes), pre=as_collection(found.pre.scenes), area=found.part.outline
+    )
+    imagery = {name: [str(folder / f"{name}.json")] for name, plan in found.sides if plan.scenes}
+    return {
+        **policy.detection,
+        **imagery,
+        "name": found.part.name,
+        "aoi": str(folder / AREA_FILE),
+        "event": event.model_dump(mode="json"),
+        "sensor": found.sensor,
+        "root": policy.root,
+        "out": policy.out,
+    }
+
+
+def version_of(policy: Policy, event_id: str, found: PartOutlook, *, product: str, now: datetime) -> Version:
+    """The record of the planned version, now that its product is published."""
+    return Version(
+        part=found.part.name,
+        number=int(Path(product).name.removeprefix("v")),
+        key=found.key,
+        imagery=found.imagery,
+        model=found.model,
+        sensor=str(found.sensor),
+        folder=str(Path(product).resolve()),
+        items=str(inputs_of(policy, event_id, found)),
+        post=tuple(scene.id for scene in found.post.scenes),
+        pre=tuple(scene.id for scene in found.pre.scenes),
+        reasons=found.counted(),
+        published_utc=now,
+    )

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Final, Literal, Protocol
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from shapely import union_all
 from shapely.geometry.base import BaseGeometry
@@ -64,6 +64,9 @@ class Scene(Protocol):
     def sun_azimuth_deg(self) -> float | None: ...  # noqa: D102
 
 
+AnyScene = TypeVar("AnyScene", bound=Scene)
+
+
 @dataclass(frozen=True)
 class Ground:
     """A block of the area, and what of it the last version did not see."""
@@ -81,19 +84,14 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Generic[AnyScene]):
     """The scenes of one side of the event in order of preference, and why each block gets better by them."""
 
-    scenes: tuple[Scene, ...]
+    scenes: tuple[AnyScene, ...]
     reasons: Mapping[str, tuple[Reason, ...]] = MappingProxyType({})
     """By block that improves."""
     left_out: int = 0
     """Scenes that would add nothing."""
-
-    @property
-    def improves(self) -> bool:
-        """True when a run over these scenes would be better than the last version."""
-        return bool(self.reasons) and bool(self.scenes)
 
 
 def imagery_digest(post: Sequence[Scene], pre: Sequence[Scene]) -> str:
@@ -159,11 +157,11 @@ def choose_sensor(
 def plan_post(
     grounds: Sequence[Ground],
     *,
-    used: Sequence[Scene],
-    found: Sequence[Scene],
-    corrections: Mapping[str, Scene] = MappingProxyType({}),
+    used: Sequence[AnyScene],
+    found: Sequence[AnyScene],
+    corrections: Mapping[str, AnyScene] = MappingProxyType({}),
     withdrawn: Collection[str] = (),
-) -> Plan:
+) -> Plan[AnyScene]:
     """Post-event scenes in order, and the blocks that they improve on the last version.
 
     used : the last version's, in its order: they keep it, so that blocks without anything new keep their pixels.
@@ -235,7 +233,7 @@ def _is_finer(scene: Scene, ground: Ground, kept: Sequence[Scene]) -> bool:
     return bool(there) and shows and scene.gsd_m <= FINER * min(there)
 
 
-def _placed(order: Sequence[Scene], scene: Scene) -> list[Scene]:
+def _placed(order: Sequence[AnyScene], scene: AnyScene) -> list[AnyScene]:
     """The scene before the first that is coarser than it, else last."""
     place = next((i for i, other in enumerate(order) if scene.gsd_m <= FINER * other.gsd_m), len(order))
     return [*order[:place], scene, *order[place:]]
@@ -267,11 +265,11 @@ def plan_pre(
     grounds: Sequence[Ground],
     *,
     reference: Scene,
-    used: Sequence[Scene],
-    found: Sequence[Scene],
-    corrections: Mapping[str, Scene] = MappingProxyType({}),
+    used: Sequence[AnyScene],
+    found: Sequence[AnyScene],
+    corrections: Mapping[str, AnyScene] = MappingProxyType({}),
     withdrawn: Collection[str] = (),
-) -> Plan:
+) -> Plan[AnyScene]:
     """Pre-event scenes in order: those in use, then the likest to the reference, as long as they show more ground."""
     reasons: dict[str, list[Reason]] = {}
     kept = [corrections.get(scene.id, scene) for scene in used if scene.id not in withdrawn]
@@ -283,7 +281,7 @@ def plan_pre(
     hidden = {ground.id: 1.0 for ground in grounds}
     for scene in kept:
         _show(scene, grounds, hidden)
-    added: list[Scene] = []
+    added: list[AnyScene] = []
     for scene in fresh:
         if len(kept) + len(added) < MAX_PRE and _show(scene, grounds, hidden):
             added.append(scene)
