@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final, Generic, Literal, Protocol, TypeVar
@@ -88,7 +88,7 @@ class Plan(Generic[AnyScene]):
     """The scenes of one side of the event in order of preference, and why each block gets better by them."""
 
     scenes: tuple[AnyScene, ...]
-    reasons: Mapping[str, tuple[Reason, ...]] = MappingProxyType({})
+    reasons: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
     """By block that improves."""
     left_out: int = 0
     """Scenes that would add nothing."""
