@@ -38,6 +38,8 @@ class Found:
     scenes: tuple[Scene, ...]
     told: tuple[str, ...] = ()
     """Which APIs were passed over, which items were refused or left out, and why."""
+    passed_over: tuple[str, ...] = ()
+    """Addresses of the APIs that did not answer: what they do not list says nothing."""
 
 
 def search_imagery(
@@ -54,6 +56,7 @@ def search_imagery(
     scenes: list[Scene] = []
     told: list[str] = []
     passed: list[str] = []
+    silent: list[str] = []
     for source in policy.sources:
         entry = sensor(source.sensor)
         try:
@@ -62,6 +65,7 @@ def search_imagery(
             )
         except (Unanswered, InputError, *NONSENSE) as error:
             passed.append(f"{source.url} is passed over: {_short(error)}")
+            silent.append(source.url)
             continue
         told += cut
         for value in listed:
@@ -80,7 +84,7 @@ def search_imagery(
     sentences = (*passed, *told[:MAX_TOLD], *([f"and {len(told) - MAX_TOLD} more"] if len(told) > MAX_TOLD else []))
     for sentence in sentences:
         logger.warning("%s", sentence)
-    return Found(once, sentences)
+    return Found(once, sentences, tuple(silent))
 
 
 def is_withdrawn(scene: Scene, policy: ImageryPolicy, *, hosts: Sequence[str]) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -11,14 +9,13 @@ from typing import Annotated, Any, Final
 from prefect import flow, get_run_logger, runtime, tags, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.concurrency.sync import concurrency
 from prefect.states import Completed, Failed
 from pydantic import Field
 
 from catalog.config import Event
 from catalog.events import load_event
+from catalog.locks import hold_event
 from catalog.policy import Policy, load_policy
 from catalog.responses import (
     Claim,
@@ -37,9 +34,6 @@ from catalog.schema import InputError, LandslideError
 from catalog.web import Unanswered
 from flows.detect import detect
 from tasks.outlook import Outlook, PartOutlook, detection_of, inputs_of, look, version_of
-
-LEASE_S: Final = 300
-"""A run that is killed frees its event after so long; one that lives renews the lease."""
 
 SHOWN_BLOCKS: Final = 50
 PLACE_CHARACTERS: Final = 40
@@ -65,23 +59,6 @@ def _run_name() -> str:
     return f"{title} v{number}"
 
 
-@contextmanager
-def one_at_a_time(event_id: str, *, timeout_s: float | None = None) -> Iterator[None]:
-    """Hold an event: whoever else wants it waits, and is refused after `timeout_s` (None = waits for ever).
-
-    Prefect keeps the slot under a lease, so that a holder that is killed lets go of it within `LEASE_S`.
-
-    Raises: TimeoutError when another run holds the event for longer.
-    """
-    name = f"landslidenet-{event_id}"
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(name, limit=1)
-    with concurrency(
-        name, timeout_seconds=timeout_s, lease_duration=LEASE_S, strict=True, raise_on_lease_renewal_failure=False
-    ):
-        yield
-
-
 @flow(name="respond", flow_run_name=_run_name)
 def respond(
     event_id: Annotated[
@@ -102,7 +79,9 @@ def respond(
     Raises: InputError for an event or policy that cannot be worked with; Unanswered when no STAC API answers.
     """
     rules = load_policy(policy)
-    with tags(f"event:{event_id}"), one_at_a_time(event_id):
+    if not (event or aoi):
+        open_event(rules.state, event_id)  # an event that is not known leaves no folder behind
+    with tags(f"event:{event_id}"), hold_event(rules.state, event_id):
         if event or aoi:
             _open_response(rules, event_id, event=event, aoi=aoi)
         return _bring_up_to_date(rules, event_id)

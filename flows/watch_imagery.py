@@ -14,6 +14,7 @@ from prefect.events import emit_event
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from catalog.locks import Busy, hold_event
 from catalog.policy import Policy, load_policy
 from catalog.responses import (
     Response,
@@ -25,7 +26,7 @@ from catalog.responses import (
     write_response,
 )
 from catalog.schema import LandslideError
-from flows.respond import event_title, one_at_a_time
+from flows.respond import event_title
 from tasks.outlook import Outlook, PartOutlook, look
 
 NEW_IMAGERY: Final = "landslidenet.imagery.new"
@@ -69,9 +70,9 @@ def _watch(policy: Policy, event_id: str, *, now: datetime) -> str:
     if not is_due(read_response(policy.state, event_id), now):
         return "not due"
     try:
-        with one_at_a_time(event_id, timeout_s=BUSY_S):
+        with hold_event(policy.state, event_id, timeout_s=BUSY_S):
             return _look_for(policy, event_id, now=now)
-    except TimeoutError:
+    except Busy:
         return "a response is running"
 
 

@@ -35,6 +35,7 @@ from catalog.responses import (
 )
 from catalog.schema import InputError
 from catalog.sensors import SENSORS
+from catalog.web import Unanswered
 from tasks.planning import MIN_GAIN, Ground, Plan, choose_sensor, imagery_digest, plan_post, plan_pre, response_key
 from tasks.revisits import expected_next
 
@@ -197,11 +198,15 @@ def _changes(
 
 def _is_gone(scene: Scene, policy: Policy, found: Found, told: list[str]) -> bool:
     """True when the API says that it knows a scene no more; where it does not answer, the scene stays."""
-    if any(scene.same_view(other) for other in found.scenes):
-        return False  # another API lists the same picture
-    gone = is_withdrawn(scene, policy.imagery, hosts=policy.hosts)
+    if scene.source in found.passed_over or any(scene.same_view(other) for other in found.scenes):
+        return False  # nothing is known, or another API lists the same picture
+    try:
+        gone = is_withdrawn(scene, policy.imagery, hosts=policy.hosts)
+    except Unanswered as error:
+        told.append(f"whether {scene.id} was withdrawn is not known: {error}")
+        return False
     told += [f"{scene.id} is withdrawn: {scene.source} lists it no more"] if gone else []
-    return bool(gone)
+    return gone
 
 
 def _plan_pre(

@@ -16,7 +16,8 @@ SHELLS = {
 
 FLOWS_REACH = {
     "catalog.config", "catalog.events", "catalog.schema",  # what a run is told, and the errors it is told
-    "catalog.policy", "catalog.responses", "catalog.web",  # what an operator decides, what is known, what heals
+    "catalog.policy", "catalog.responses", "catalog.locks",  # what an operator decides, what is known of a response
+    "catalog.web",  # which errors heal
     "tasks.steps", "tasks.story", "tasks.review", "tasks.learning", "tasks.outlook",
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
