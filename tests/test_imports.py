@@ -10,13 +10,15 @@ ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
 SHELLS = {
     "tasks.steps", "tasks.story", "tasks.pairing", "tasks.scenario", "tasks.blocks", "tasks.stages", "tasks.samples",
-    "tasks.learning", "tasks.review", "tasks.mapping",
+    "tasks.learning", "tasks.review", "tasks.mapping", "tasks.outlook",
 }  # fmt: skip
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
 FLOWS_REACH = {
     "catalog.config", "catalog.events", "catalog.schema",  # what a run is told, and the errors it is told
-    "tasks.steps", "tasks.story", "tasks.review", "tasks.learning", "tasks.stages",
+    "catalog.policy", "catalog.responses", "catalog.locks",  # what an operator decides, what is known of a response
+    "catalog.web",  # which errors heal
+    "tasks.steps", "tasks.story", "tasks.review", "tasks.learning", "tasks.outlook", "tasks.stages",
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
 COMPUTING = {
