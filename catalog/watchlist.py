@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -52,7 +52,7 @@ class Watched(Strict):
     """One earthquake on the list."""
 
     id: str
-    """The id it was first known by: it names its folder and its products for good."""
+    """ComCat's preferred id until it is announced; from then on it names the event's folder and products for good."""
     ids: tuple[str, ...]
     state: State
     reason: str
@@ -214,7 +214,7 @@ def advance(
         events |= {other.id: other for other in merged}
         after, announcement = _step(known, sighting, policy, now)
         if after is not None:
-            events[after.id] = after
+            events = _renamed(events, known, after)
             touched.add(after.id)
         if announcement is not None:
             outbox.append(announcement)
@@ -222,6 +222,17 @@ def advance(
     ordered = tuple(sorted(kept, key=lambda known: (known.first_seen_utc, known.id)))
     after_all = watchlist.model_copy(update={"events": ordered, "outbox": tuple(outbox)})
     return after_all, _decisions(watchlist, after_all)
+
+
+def _renamed(events: Mapping[str, Watched], known: Watched | None, after: Watched) -> dict[str, Watched]:
+    """The entries with one that was decided upon; it may go by another id than before."""
+    old = known.id if known is not None else after.id
+    kept = {
+        other.id: other.model_copy(update={"merged_into": after.id}) if other.merged_into == old else other
+        for other in events.values()
+        if other.id != old
+    }
+    return {**kept, after.id: after}
 
 
 def _one_each(watchlist: Watchlist, sightings: Iterable[Sighting]) -> list[Sighting]:
@@ -281,7 +292,7 @@ def _step(
     if quake.deleted:
         return _in(taken, "deleted", "ComCat deleted it: it was no earthquake, or is another one"), None
     if known.announced is None:
-        return _unannounced(taken, sighting, policy, now)
+        return _unannounced(taken.model_copy(update={"id": quake.event.id}), sighting, policy, now)
     return _announced(taken, known.announced, sighting, policy)
 
 
