@@ -90,7 +90,13 @@ def _listed(value: object) -> object:
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
+def _mapped(value: object) -> object:
+    """ComCat writes an empty mapping as an empty list."""
+    return {} if value == [] else value
+
+
 Text = Annotated[str, BeforeValidator(_printable)]
+Mapped = Annotated[dict[str, Any], BeforeValidator(_mapped)]
 
 
 class _Point(_Told):
@@ -118,8 +124,8 @@ class _Product(_Told):
     update_ms: Milliseconds = Field(alias="updateTime")
     status: Annotated[str, Field(max_length=MAX_TEXT)] = "UPDATE"
     weight: Annotated[int, Field(ge=0, le=10**12, alias="preferredWeight")] = 0
-    properties: dict[str, Any] = Field(default_factory=dict)
-    contents: dict[str, Any] = Field(default_factory=dict)
+    properties: Mapped = Field(default_factory=dict)
+    contents: Mapped = Field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -136,7 +142,7 @@ class _Properties(_Told):
     alert: Alert | None = None
     ids: Annotated[list[Id], Field(max_length=MAX_IDS), BeforeValidator(_listed)] = Field(default_factory=list)
     types: Annotated[list[str], Field(max_length=MAX_IDS), BeforeValidator(_listed)] = Field(default_factory=list)
-    products: dict[str, Any] | None = None
+    products: Mapped | None = None
 
 
 class _Feature(_Told):

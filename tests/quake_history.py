@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
+from catalog.comcat import CONTENTS
 from catalog.config import data_dir
 
 EVENTS = ("us2000h8ty", "us2000ar20", "us1000778i", "ci3144585")
@@ -21,9 +22,13 @@ CIRCLE_KM = 30.0
 def document(event_id):
     """The detail document of a real earthquake, with its superseded products where we have them."""
     (path,) = (data_dir() / "usgs/comcat_detail").glob(f"{event_id}_detail*.geojson")
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
+    for product in (p for listed in found["properties"]["products"].values() for p in listed):
+        product["contents"] = {k: v for k, v in dict(product["contents"]).items() if k in CONTENTS}  # else 1 MB
+    return found
 
 
+@lru_cache
 def noise():
     """109 real earthquakes under magnitude 0.1."""
     (path,) = (data_dir() / "usgs/comcat_feed").glob("*starttime_2017*")
