@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -90,3 +91,15 @@ def gdal_options(path: str) -> dict[str, Any]:
         https = "NO" if scheme == "http" else "YES"
         options |= {"AWS_S3_ENDPOINT": host.rstrip("/"), "AWS_HTTPS": https, "AWS_VIRTUAL_HOSTING": "FALSE"}
     return options
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a local text file, whole or not at all; returns its path. Folders are made where they are missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(beside, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, path)
+    return path

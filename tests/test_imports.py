@@ -15,10 +15,13 @@ SHELLS = {
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
 FLOWS_REACH = {
-    "catalog.config", "catalog.events", "catalog.schema",  # what a run is told, and the errors it is told
-    "catalog.policy", "catalog.responses", "catalog.locks",  # what an operator decides, what is known of a response
-    "catalog.web",  # which errors heal
-    "tasks.steps", "tasks.story", "tasks.review", "tasks.learning", "tasks.outlook", "tasks.stages",
+    # what a run and the watchers are told, what is known of a response, and the errors they are told
+    "catalog.config", "catalog.events", "catalog.locks", "catalog.policy",
+    "catalog.responses", "catalog.schema", "catalog.watching", "catalog.watchlist",
+    "catalog.web",
+    # the steps, and the shells that need no Prefect
+    "tasks.learning", "tasks.outlook", "tasks.review", "tasks.stages",
+    "tasks.steps", "tasks.story",
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
 COMPUTING = {
