@@ -12,7 +12,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from catalog.config import RunConfig, TrainRun, as_keys, as_training_keys, parse_config, parse_training
+from catalog.config import (
+    RunConfig,
+    TrainRun,
+    as_keys,
+    as_training_keys,
+    environment,
+    parse_config,
+    parse_training,
+)
 from catalog.schema import InputError, LandslideError
 from flows.terminal import (
     CONFIG_SUFFIXES,
@@ -350,6 +358,24 @@ def run_train(values: dict[str, Any]) -> Path:
 
     with flow_run() as follow:
         return Path(train_flow(run, follow=follow))
+
+
+@app.command()
+def up(
+    policy: Annotated[Path | None, typer.Option(help="YAML file: which earthquakes, imagery, retention.")] = None,
+    host: Annotated[str, typer.Option(help="Address to serve on; others than loopback need a password.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the Prefect server and its UI.", min=1, max=65535)] = 4200,
+    home: Annotated[Path, typer.Option(help="Folder of Prefect's database and the logs.")] = Path("service"),
+) -> None:
+    """Start everything on this machine: Prefect server, deployments and worker. Ctrl-C stops it.
+
+    The line on stdout is the address of the UI. The same --home keeps the history of runs.
+    """
+    from flows.service import Service, run_service
+
+    told = str(policy.resolve()) if policy else environment("LANDSLIDENET_POLICY") or None
+    service = Service(home=home.resolve(), host=host, port=port, policy=told)
+    run_service(service, say=lambda line: err_console.print(line, markup=False, soft_wrap=True), ready=typer.echo)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ SHELLS = {
 
 FLOWS_REACH = {
     "catalog.config", "catalog.events", "catalog.schema",  # what a run is told, and the errors it is told
+    "catalog.policy", "catalog.retention",
     "tasks.steps", "tasks.story", "tasks.review", "tasks.learning", "tasks.stages",
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
