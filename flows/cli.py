@@ -396,7 +396,7 @@ def _named(policy: Path | None) -> str | None:
 
 
 def _ended(flow: Any, *arguments: str, **told: str | None) -> Any:  # noqa: ANN401 - Prefect's flow, and what it returns
-    """What a flow returns; its closing message is told. Raises: LandslideError, or the subclass that the flow raised."""
+    """What a flow returns; its closing message is told. Raises: LandslideError, or the flow's own kind of it."""
     from tasks.steps import following
 
     with flow_run() as follow, following(follow):

@@ -9,6 +9,8 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -118,7 +120,7 @@ class Server:
             "event": event,
             "resource": {"prefect.resource.id": f"landslidenet.event.{event_id}", "prefect.resource.name": event_id},
             "payload": {"event_id": event_id, "title": event_id, "revision": 1},
-            "id": __import__("uuid").uuid4().hex,
+            "id": str(uuid4()),
         }
         self.ask("events", [told])
 
@@ -154,28 +156,22 @@ def serving(folder, **told):
 @contextmanager
 def postgres(folder):
     """The asyncpg address of a PostgreSQL cluster of its own, on a port of loopback; stopped at the end."""
-    binaries, data, port = POSTGRES[-1], Path(folder) / "cluster", free_port()
-    data.mkdir()
-    as_user = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(data, "postgres", "postgres")
-        for parent in [data, *data.parents]:
-            if parent.stat().st_uid == 0 and parent != Path(parent.anchor) and str(parent).startswith("/tmp/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
-        as_user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-    init = [str(binaries / "initdb"), "-D", str(data), "-U", "prefect", "--auth=trust", "--encoding=UTF8", "--no-sync"]
-    subprocess.run(init, check=True, capture_output=True, cwd="/", **as_user)
-    options = ["-h", "127.0.0.1", "-p", str(port), "-k", str(data), "-c", "fsync=off"]
-    with (Path(folder) / "postgres.log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(binaries / "postgres"), "-D", str(data), *options], stdout=log, stderr=log, cwd="/", **as_user
-        )
-    try:
-        ready = [str(binaries / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
-        wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, within_s=60, what="PostgreSQL")
-        create = [str(binaries / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "prefect", "prefect"]
-        subprocess.run(create, check=True, capture_output=True)
-        yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/prefect"
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+    binaries, port = POSTGRES[-1], free_port()
+    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}  # it refuses root
+    reach = ["-h", "127.0.0.1", "-p", str(port)]
+    with TemporaryDirectory(prefix="postgres-") as data, (Path(folder) / "postgres.log").open("wb") as log:
+        if user:
+            shutil.chown(data, "postgres", "postgres")
+        init = [str(binaries / "initdb"), "-D", data, "-U", "prefect", "--auth=trust", "--encoding=UTF8", "--no-sync"]
+        subprocess.run(init, check=True, capture_output=True, cwd="/", **user)
+        command = [str(binaries / "postgres"), "-D", data, *reach, "-k", data, "-c", "fsync=off"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **user)
+        try:
+            ready = [str(binaries / "pg_isready"), *reach, "-q"]
+            wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, within_s=60, what="PostgreSQL")
+            create = [str(binaries / "createdb"), *reach, "-U", "prefect", "prefect"]
+            subprocess.run(create, check=True, capture_output=True)
+            yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/prefect"
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
