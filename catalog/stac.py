@@ -51,15 +51,20 @@ def write_item(product: Product, folder: Path) -> Path:
 
 def write_collection(product: Product, event_dir: Path) -> Path:
     """`collection.json` of an event's folder: it links the item of every version published so far."""
+    return refresh_collection(event_dir, event_id=product.event_id, title=product.title)
+
+
+def refresh_collection(event_dir: Path, *, event_id: str, title: str) -> Path:
+    """`collection.json` of an event's folder, from the items of the versions that are there."""
     items = sorted(event_dir.glob("v*/item.json"), key=lambda p: int(p.parent.name[1:]))
     bounds = [pystac.Item.from_dict(json.loads(p.read_text("utf-8"))) for p in items]
     boxes = [item.bbox for item in bounds if item.bbox]
     times = [item.datetime for item in bounds if item.datetime]
     union = [min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes)]
     collection = pystac.Collection(
-        id=product.event_id,
-        title=product.title,
-        description=f"Landslide inventories of {product.title}, one item a version.",
+        id=event_id,
+        title=title,
+        description=f"Landslide inventories of {title}, one item a version.",
         extent=pystac.Extent(pystac.SpatialExtent([union]), pystac.TemporalExtent([[min(times), max(times)]])),
         license=LICENCE,
     )

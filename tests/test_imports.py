@@ -17,8 +17,8 @@ SHELLS = {
 FLOWS_REACH = {
     # what a run and the watchers are told, what is known of a response, and the errors they are told
     "catalog.config", "catalog.events", "catalog.locks", "catalog.policy",
-    "catalog.responses", "catalog.schema", "catalog.watching", "catalog.watchlist",
-    "catalog.web",
+    "catalog.responses", "catalog.retention", "catalog.schema", "catalog.watching",
+    "catalog.watchlist", "catalog.web",
     # the steps, and the shells that need no Prefect
     "tasks.learning", "tasks.outlook", "tasks.review", "tasks.stages",
     "tasks.steps", "tasks.story",

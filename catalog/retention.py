@@ -1,0 +1,211 @@
+"""What is kept of an event, and for how long: a plan that says why, and the deletion of what it names.
+
+Stores can be made again and products do not depend on them; of the versions, the first and the latest always stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import fsspec
+from botocore.exceptions import BotoCoreError
+
+from catalog.policy import RetentionPolicy
+from catalog.schema import StoreError
+from catalog.stac import refresh_collection
+from catalog.store import storage_options
+
+BUSY: Final = timedelta(hours=6)
+"""An event that was written to within this time is being worked on: nothing of it is touched."""
+EVENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+STORE: Final = re.compile(r"([a-z0-9_]+(?:-[a-z0-9_]+)*-[0-9a-f]{12})\.(zarr|ledger)")
+VERSION: Final = re.compile(r"v([1-9][0-9]*)")
+UNFINISHED: Final = re.compile(r"\.v([1-9][0-9]*)\.(partial|deleted)")
+Kind = Literal["store", "version", "unfinished"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Something that is kept of an event."""
+
+    kind: Kind
+    event_id: str
+    places: tuple[str, ...]
+    """Folders or prefixes, in the order in which they are deleted: a store's ledger goes before its blocks."""
+    size_bytes: int
+    changed: datetime
+    """When it was last written to."""
+    number: int = 0
+    """Of a version."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something to be deleted, and why."""
+
+    held: Held
+    why: str
+
+
+def plan_retention(held: Iterable[Held], policy: RetentionPolicy, *, now: datetime) -> tuple[Removal, ...]:
+    """What the policy no longer keeps, event by event; pure.
+
+    Stores go once nothing of their event was written for `store_days`; versions beyond the first and the latest
+    `versions`; folders of a publication that was cut off. Nothing of an event goes that was written to within `BUSY`.
+    """
+    events: dict[str, list[Held]] = {}
+    for item in held:
+        events.setdefault(item.event_id, []).append(item)
+    removals: list[Removal] = []
+    for items in (events[name] for name in sorted(events)):
+        idle = now - max(item.changed for item in items)
+        if idle >= BUSY:
+            removals += _of_event(items, policy, idle=idle)
+    return tuple(removals)
+
+
+def _of_event(items: list[Held], policy: RetentionPolicy, *, idle: timedelta) -> Iterator[Removal]:
+    stores = sorted((item for item in items if item.kind == "store"), key=lambda item: item.places)
+    if idle >= timedelta(days=policy.store_days):
+        yield from (Removal(i, f"event idle for {idle.days} days, stores are kept {policy.store_days}") for i in stores)
+    versions = sorted((item for item in items if item.kind == "version"), key=lambda item: item.number)
+    for item in versions[1 : -policy.versions]:
+        yield Removal(item, f"{len(versions)} versions, the first and the latest {policy.versions} are kept")
+    yield from (Removal(item, "publication was cut off") for item in items if item.kind == "unfinished")
+
+
+def read_held(root: str, out: str) -> tuple[Held, ...]:
+    """The stores below `root` (a folder or s3://) and the versions below the folder `out`; links are passed over.
+
+    Raises: StoreError when they cannot be listed.
+    """
+    try:
+        return (*_stores(root), *_products(out))
+    except (OSError, BotoCoreError) as error:
+        raise StoreError(f"housekeeping: {root} or {out} cannot be listed ({error}); check `root` and `out`") from None
+
+
+def remove(removal: Removal, *, root: str, out: str) -> bool:
+    """Delete it; False, and nothing is touched, when it was written to since the plan was made.
+
+    A version is first renamed, so that it is there in whole or not at all, and leaves the event's `collection.json`.
+
+    Raises: StoreError when it lies outside `root` and `out`, or cannot be deleted.
+    """
+    held = removal.held
+    for place in held.places:
+        _check_inside(place, root if held.kind == "store" else out, held.event_id)
+    try:
+        if _held(held.kind, held.event_id, held.places, number=held.number) != held:
+            return False
+        for place in held.places:
+            _delete(place, version=held.kind == "version")
+    except (OSError, BotoCoreError) as error:
+        raise StoreError(f"housekeeping: {held.places[0]} cannot be deleted ({error}); check its permissions") from None
+    return True
+
+
+def _delete(place: str, *, version: bool) -> None:
+    if "://" in place:
+        fs, path = fsspec.core.url_to_fs(place, **storage_options(place))
+        fs.rm(path, recursive=True)
+        return
+    folder = Path(place)
+    if version:
+        folder = folder.rename(folder.with_name(f".{folder.name}.deleted"))
+        _refresh(folder.parent)
+    shutil.rmtree(folder)
+
+
+def _refresh(event_dir: Path) -> None:
+    """The event's `collection.json` anew, from the versions that are left."""
+    path = event_dir / "collection.json"
+    if path.is_file():
+        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        refresh_collection(event_dir, event_id=told["id"], title=told.get("title") or told["id"])
+
+
+def _check_inside(place: str, base: str, event_id: str) -> None:
+    """Raises: StoreError unless `place` is an entry of the event's folder below `base`, and no link."""
+    folder = posixpath.join(base.rstrip("/") if "://" in base else str(Path(base).resolve()), event_id)
+    link = "://" not in place and (Path(place).is_symlink() or Path(folder).is_symlink())
+    name = posixpath.basename(place)
+    known = any(pattern.fullmatch(name) for pattern in (STORE, VERSION, UNFINISHED))
+    if posixpath.dirname(place) != folder or link or not known or not EVENT_ID.fullmatch(event_id):
+        raise StoreError(f"housekeeping: {place} is not of event {event_id} below {base}; nothing is deleted there")
+
+
+def _files(place: str) -> Iterator[tuple[int, datetime]]:
+    """Size in bytes and time of change of every file of a folder or prefix; links are no files."""
+    if "://" in place:
+        fs, path = fsspec.core.url_to_fs(place, **storage_options(place))
+        fs.invalidate_cache()
+        yield from ((int(info["size"]), _utc(info["LastModified"])) for info in fs.find(path, detail=True).values())
+        return
+    for folder, _, names in os.walk(place):
+        for name in names:
+            told = os.lstat(os.path.join(folder, name))
+            yield told.st_size, datetime.fromtimestamp(told.st_mtime, UTC)
+
+
+def _utc(when: datetime) -> datetime:
+    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def _held(kind: Kind, event_id: str, places: tuple[str, ...], *, number: int = 0) -> Held | None:
+    """What lies there now; None for nothing."""
+    files = [file for place in places for file in _files(place)]
+    if not files:
+        return None
+    return Held(kind, event_id, places, sum(size for size, _ in files), max(when for _, when in files), number)
+
+
+def _stores(root: str) -> Iterator[Held]:
+    for event_id, folder in _events(root):
+        keys: dict[str, list[str]] = {}
+        for name in _entries(folder):
+            if match := STORE.fullmatch(name):
+                keys.setdefault(match[1], []).append(name)
+        for names in keys.values():
+            places = tuple(posixpath.join(folder, name) for name in sorted(names))  # .ledger before .zarr
+            if found := _held("store", event_id, places):
+                yield found
+
+
+def _products(out: str) -> Iterator[Held]:
+    for event_id, folder in _events(out):
+        for name in _entries(folder):
+            kind: Kind = "version" if VERSION.fullmatch(name) else "unfinished"
+            if match := VERSION.fullmatch(name) or UNFINISHED.fullmatch(name):
+                if found := _held(kind, event_id, (posixpath.join(folder, name),), number=int(match[1])):
+                    yield found
+
+
+def _events(base: str) -> Iterator[tuple[str, str]]:
+    place = base.rstrip("/") if "://" in base else str(Path(base).resolve())
+    yield from ((name, posixpath.join(place, name)) for name in _entries(place) if EVENT_ID.fullmatch(name))
+
+
+def _entries(place: str) -> list[str]:
+    """Names of the folders in a folder, or below a prefix; links are passed over, and what is not there is empty."""
+    if "://" not in place:
+        if not os.path.isdir(place):
+            return []
+        with os.scandir(place) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    fs, path = fsspec.core.url_to_fs(place, **storage_options(place))
+    fs.invalidate_cache()
+    try:
+        found = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return sorted(posixpath.basename(info["name"].rstrip("/")) for info in found if info["type"] == "directory")

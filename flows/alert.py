@@ -1,0 +1,47 @@
+"""An alert that a person sees: a run in the UI, an event, and a message where a notification block is saved."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.events import emit_event
+
+BLOCK_NAME: Final = "landslidenet-alert"
+"""Name of the notification block that alerts are sent with; any type that Prefect has (Slack, Teams, webhook ...)."""
+MAX_TOLD: Final = 2000
+"""Characters of a failure's message that are passed on."""
+
+
+@flow(name="alert", flow_run_name="{what}: {subject}")
+async def alert(what: str, subject: str, told: str | None = None) -> None:
+    """Tell of `what` happened to `subject`: a log line, an artifact, a `landslidenet.alert` event, a notification.
+
+    Automations of prefect.yaml start it; docs/operations.md says what each alert means.
+    """
+    message = (told or "no message").strip()[:MAX_TOLD]
+    get_run_logger().error("%s: %s\n%s", what, subject, message)
+    quoted = "\n".join(f"    {line}" for line in message.splitlines())
+    await acreate_markdown_artifact(f"## {what}: {subject}\n\n{quoted}\n", key="alert", description=what)
+    emit_event(
+        "landslidenet.alert",
+        resource={
+            "prefect.resource.id": f"landslidenet.alert.{what.replace(' ', '-')}",
+            "prefect.resource.name": subject,
+        },
+        payload={"what": what, "subject": subject, "told": message},
+    )
+    for block in await notification_blocks():
+        await block.notify(body=message, subject=f"landslidenet · {what}: {subject}")
+
+
+async def notification_blocks() -> list[NotificationBlock]:
+    """The saved blocks of that name that can notify; one of each type at most."""
+    async with get_client() as client:
+        documents = await client.read_block_documents(include_secrets=False)
+    saved = [await Block.aload_from_ref(document.id) for document in documents if document.name == BLOCK_NAME]
+    return [block for block in saved if isinstance(block, NotificationBlock)]

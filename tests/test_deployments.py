@@ -1,0 +1,111 @@
+"""`prefect.yaml` against real servers: it is accepted, events and failures start runs, basic auth keeps others out."""
+
+import json
+
+import httpx
+import pytest
+import yaml
+from prefect_server import POSTGRES, ROOT, postgres, serving, wait_until
+
+from tasks.review import simulate_event
+
+pytestmark = pytest.mark.slow
+SECRET = "duty:correct-horse-battery"
+NAMES = {"watch-earthquakes", "watch-imagery", "respond", "detect", "train", "adapt", "housekeeping", "alert"}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A server with basic auth on which everything is deployed."""
+    with serving(tmp_path_factory.mktemp("guarded"), secret=SECRET) as server:
+        server.deploy_all()
+        yield server
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_prefect_accepts_the_deployments_and_a_worker_runs_one(database, tmp_path):
+    if database == "sqlite":
+        with serving(tmp_path) as server:
+            _deploy_and_detect(server, tmp_path)
+        return
+    if not POSTGRES:
+        pytest.skip("no PostgreSQL on this machine")
+    with postgres(tmp_path) as address, serving(tmp_path, database=address) as server:
+        _deploy_and_detect(server, tmp_path)
+        assert not (tmp_path / "prefect.db").exists()
+
+
+def _deploy_and_detect(server, folder):
+    server.deploy_all()
+    server.run("deploy", "--all")  # again: nothing is there twice
+    assert sorted(d["name"] for d in server.json("deployment", "ls")) == sorted(NAMES)
+    named = [automation["name"] for automation in server.ask("automations/filter", {})]
+    stated = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert sorted(named) == sorted(t["name"] for d in stated for t in d.get("triggers", ()))
+
+    scene = simulate_event(folder / "scene", size_px=192, gsd_m=10.0, seed=7, sensor="rgb8")
+    config = {
+        "event": str(scene["event"]), "post": str(scene["post"]), "block": 256, "workers": 1,
+        "root": str(folder / "store"), "out": str(folder / "out"),
+    }  # fmt: skip
+    server.run("deployment", "run", "detect/detect", "--param", f"config={json.dumps(config)}")
+    with server.worker():
+        run = wait_until(lambda: _ended(server, "detect"), what="end of the detection")
+    assert run["state_type"] == "COMPLETED", server.log("worker")[-3000:]
+    assert (folder / "out/sim000007/v1/inventory.gpkg").is_file()
+
+
+def _ended(server, flow):
+    """The first ended run of a flow."""
+    told = {"flows": {"name": {"any_": [flow]}}}
+    ends = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    return next((run for run in server.runs(**told) if run["state_type"] in ends), None)
+
+
+def test_schedules_make_runs(guarded):
+    def scheduled():
+        told = {"deployments": {"name": {"any_": ["watch-earthquakes", "watch-imagery", "housekeeping"]}}}
+        return len({run["deployment_id"] for run in guarded.runs(**told)}) == 3
+
+    wait_until(scheduled, within_s=60, what="scheduled runs of the three scheduled deployments")
+
+
+@pytest.mark.parametrize("event", ["landslidenet.earthquake.active", "landslidenet.imagery.new"])
+def test_an_event_starts_the_response_with_its_id(event, guarded):
+    event_id = f"x{event.rsplit('.', 1)[1]}"
+    guarded.emit(event_id, event)
+
+    def response():
+        runs = guarded.runs(deployments={"name": {"any_": ["respond"]}})
+        return [run for run in runs if run["parameters"].get("event_id") == event_id]
+
+    (run,) = wait_until(response, within_s=60, what="run of respond")
+    assert run["parameters"]["policy"] is None
+
+
+def test_an_unknown_event_fails_clearly_and_raises_an_alert(guarded):
+    guarded.emit("xunknown", "landslidenet.earthquake.active")
+    with guarded.worker():
+        alerts = wait_until(
+            lambda: [
+                r for r in guarded.runs(flows={"name": {"any_": ["alert"]}}) if "xunknown" in r["name"]
+                and r["state_type"] == "COMPLETED"
+            ],
+            within_s=120,
+            what="alert",
+        )  # fmt: skip
+    assert alerts[0]["parameters"]["what"] == "run failed"
+    assert "xunknown" in alerts[0]["parameters"]["told"]
+    artifacts = guarded.ask("artifacts/filter", {"artifacts": {"key": {"any_": ["alert"]}}})
+    assert any("xunknown" in artifact["data"] for artifact in artifacts)
+
+
+def test_without_the_password_nothing_is_told(guarded):
+    for auth in (None, ("duty", "wrong")):
+        for path in ("flow_runs/filter", "deployments/filter", "block_documents/filter"):
+            assert httpx.post(f"{guarded.url}/api/{path}", json={}, auth=auth).status_code == 401
+
+
+def test_the_password_is_in_no_log(guarded):
+    for path in guarded.folder.rglob("*.log"):
+        assert SECRET.split(":")[1] not in path.read_text(errors="replace"), path

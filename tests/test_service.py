@@ -1,0 +1,171 @@
+"""`landslidenet up`: everything starts with it and ends with it; what cannot start says why."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from threading import Event
+
+import httpx
+import psutil
+import pytest
+import yaml
+from prefect_server import ROOT, free_port, wait_until
+
+from catalog.schema import InputError
+from flows.service import Parts, Service, ServiceError, end_processes, run_service, write_deployments
+
+SECRET = "duty:correct-horse-battery"
+
+
+def _up(folder, port, *, home="home", **variables):
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "up", "--port", str(port)]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    with (folder / "out.log").open("ab") as out, (folder / "err.log").open("ab") as err:
+        return subprocess.Popen(
+            [*command, "--home", str(folder / home), "--policy", str(folder / "policy.yaml")],
+            env={**kept, "PYTHONPATH": str(ROOT), **variables}, cwd=folder, stdout=out, stderr=err,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "policy.yaml").write_text("retention: {store_days: 30}\n")
+    return tmp_path
+
+
+def _ready(folder, process, url, *, times=1):
+    def told():
+        assert process.poll() is None, (folder / "err.log").read_text()
+        return (folder / "out.log").read_text().split().count(url) == times
+
+    wait_until(told, within_s=300, what="address of the UI")
+
+
+def _family(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.slow
+def test_up_starts_everything_and_a_signal_ends_all_of_it(folder):
+    port = free_port()
+    url, api = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/api"
+    auth = tuple(SECRET.split(":"))
+    process = _up(folder, port, PREFECT_SERVER_API_AUTH_STRING=SECRET)
+    _ready(folder, process, url)
+    assert "<title>" in httpx.get(url, follow_redirects=True).text
+    assert httpx.post(f"{api}/deployments/filter", json={}).status_code == 401
+    deployments = httpx.post(f"{api}/deployments/filter", json={}, auth=auth).json()
+    policies = {d["parameters"]["policy"] for d in deployments if "policy" in d["parameters"]}
+    assert policies == {str(folder / "policy.yaml")}
+
+    housekeeping = next(d for d in deployments if d["name"] == "housekeeping")
+    started = httpx.post(f"{api}/deployments/{housekeeping['id']}/create_flow_run", json={}, auth=auth).json()
+
+    def done():
+        run = httpx.get(f"{api}/flow_runs/{started['id']}", auth=auth, timeout=30).json()
+        assert run["state_type"] not in ("FAILED", "CRASHED"), run["state"]["message"]
+        return run["state_type"] == "COMPLETED"
+
+    wait_until(done, within_s=120, what="run of housekeeping by the worker")
+    family = _family(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=90) == 0
+    assert not [one for one in family if one.is_running()]
+    for log in [*(folder / "home/logs").glob("*.log"), folder / "out.log", folder / "err.log"]:
+        assert SECRET.split(":")[1] not in log.read_text(errors="replace"), log
+
+
+@pytest.mark.slow
+def test_up_on_the_same_home_keeps_the_history_and_deploys_nothing_twice(folder):
+    port = free_port()
+    api, counts = f"http://127.0.0.1:{port}/api", []
+    for times in (1, 2):
+        process = _up(folder, port)
+        _ready(folder, process, f"http://127.0.0.1:{port}", times=times)
+        ids = {d["name"]: d["id"] for d in httpx.post(f"{api}/deployments/filter", json={}).json()}
+        automations = httpx.post(f"{api}/automations/filter", json={}).json()
+        counts.append((ids, sorted(a["name"] for a in automations)))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=90) == 0
+    assert counts[0] == counts[1]
+    assert len(counts[0][0]) == 8
+
+
+@pytest.mark.slow
+def test_up_says_which_part_died_and_ends_the_others(folder):
+    port = free_port()
+    process = _up(folder, port)
+    _ready(folder, process, f"http://127.0.0.1:{port}")
+    family = _family(process)
+    worker = next(one for one in family if "worker" in one.cmdline())
+    worker.kill()
+    assert process.wait(timeout=90) == 1
+    told = (folder / "err.log").read_text()
+    assert re.search(r"failed: up: worker ended with status -9; the end of .*worker\.log", told)
+    assert not [one for one in family if one.is_running()]
+
+
+def test_up_refuses_a_port_that_is_taken(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        service = Service(tmp_path, port=taken.getsockname()[1])
+        with pytest.raises(InputError, match=r"cannot be used .*--port"):
+            run_service(service, say=print, ready=print)
+
+
+@pytest.mark.parametrize(
+    ("host", "told"), [("0.0.0.0", "PREFECT_SERVER_API_AUTH_STRING"), ("nowhere", "not an IPv4 address")]
+)
+def test_up_refuses_a_host(host, told, tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
+    with pytest.raises(InputError, match=told):
+        run_service(Service(tmp_path, host=host, port=free_port()), say=print, ready=print)
+
+
+def test_up_refuses_a_bad_policy_before_anything_starts(tmp_path):
+    (tmp_path / "policy.yaml").write_text("retentoin: {}\n")
+    with pytest.raises(InputError, match="retentoin"):
+        run_service(Service(tmp_path / "home", policy=str(tmp_path / "policy.yaml")), say=print, ready=print)
+    assert not (tmp_path / "home").exists()
+
+
+def test_service_hands_the_password_on_by_environment(tmp_path):
+    told = Service(tmp_path, policy="/p.yaml").variables({"PREFECT_SERVER_API_AUTH_STRING": SECRET, "PATH": "/bin"})
+    assert told["PREFECT_API_AUTH_STRING"] == SECRET
+    assert told["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+    assert told["LANDSLIDENET_POLICY"] == "/p.yaml"
+    assert told["PATH"] == "/bin"
+
+
+def test_deployments_of_a_service_have_its_policy_as_default(tmp_path):
+    written = yaml.safe_load(write_deployments(Service(tmp_path, policy="/p.yaml")).read_text())
+    given = {
+        d["name"]: d["parameters"]["policy"] for d in written["deployments"] if "policy" in d.get("parameters", {})
+    }
+    assert given == dict.fromkeys(("watch-earthquakes", "watch-imagery", "respond", "housekeeping"), "/p.yaml")
+
+
+def test_a_command_that_fails_is_told_with_the_end_of_its_log(tmp_path):
+    (tmp_path / "logs").mkdir()
+    parts = Parts(Service(tmp_path), dict(os.environ), Event())
+    with pytest.raises(ServiceError, match=r"up: pool failed with status .*pool\.log(.|\n)*nonsense"):
+        parts.finish("pool", "nonsense")
+
+
+def test_end_processes_ends_children_that_do_not_listen():
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {deaf!r}]); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"deaf\n"
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+        start = time.monotonic()
+        end_processes([process.pid])
+        assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        assert time.monotonic() - start < 30
