@@ -102,6 +102,9 @@ class ImageryPolicy(Strict):
     max_cloud_percent: float = Field(default=80.0, ge=0, le=100)
     timeout_s: float = Field(default=30.0, gt=0, le=600)
     """For one answer of a STAC API, whole."""
+    first_pause_minutes: float = Field(default=60.0, gt=0)
+    """From one search for an event to the next; doubled after each that finds nothing better, up to the longest."""
+    longest_pause_minutes: float = Field(default=720.0, gt=0)
     max_items: int = Field(default=200, ge=1, le=2000)
     """Items taken of one search; more are told of, and left."""
 

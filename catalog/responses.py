@@ -23,16 +23,13 @@ from shapely.geometry.base import BaseGeometry
 
 from catalog.config import Event, Strict
 from catalog.events import parse_event
+from catalog.policy import ImageryPolicy
 from catalog.schema import InputError, StoreError
 
 EVENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 AREA_NAME: Final = re.compile(r"area(?:-(\d{5}))?\.geojson")
 AREA_FILE: Final = "area.geojson"
 MAX_AREA_BYTES: Final = 32 * 1024**2
-
-FIRST_PAUSE: Final = timedelta(hours=1)
-LONGEST_PAUSE: Final = timedelta(hours=12)
-"""Between two searches for an event's imagery; the pause doubles from the first to the longest."""
 
 TELL_AGAIN: Final = timedelta(hours=6)
 """After so long without a version, imagery that was told of is told of again."""
@@ -119,14 +116,14 @@ class Part:
         return hashlib.sha256(self.outline.normalize().wkb).hexdigest()
 
 
-def pause_after(searches: int) -> timedelta:
+def pause_after(searches: int, policy: ImageryPolicy) -> timedelta:
     """How long to wait after so many searches in a row that found nothing that improves.
 
-    >>> [pause_after(n) // timedelta(hours=1) for n in (1, 2, 3, 4, 5, 60)]
+    >>> [pause_after(n, ImageryPolicy()) // timedelta(hours=1) for n in (1, 2, 3, 4, 5, 60)]
     [1, 2, 4, 8, 12, 12]
     """
     doublings = min(max(searches - 1, 0), 16)
-    return min(FIRST_PAUSE * float(2**doublings), LONGEST_PAUSE)
+    return timedelta(minutes=min(policy.first_pause_minutes * 2**doublings, policy.longest_pause_minutes))
 
 
 def is_due(response: Response | None, now: datetime) -> bool:
@@ -143,7 +140,13 @@ def is_to_announce(response: Response, key: str, now: datetime) -> bool:
 
 
 def after_search(
-    response: Response, *, now: datetime, improves: bool, expected: tuple[str, ...], told: tuple[str, ...]
+    response: Response,
+    policy: ImageryPolicy,
+    *,
+    now: datetime,
+    improves: bool,
+    expected: tuple[str, ...],
+    told: tuple[str, ...],
 ) -> Response:
     """What is known once a search was answered: when the next one is due, and what is expected."""
     searches = 0 if improves else response.searches + 1
@@ -151,7 +154,7 @@ def after_search(
         update={
             "searches": searches,
             "searched_utc": now,
-            "next_search_utc": now + pause_after(searches),
+            "next_search_utc": now + pause_after(searches, policy),
             "expected": expected,
             "told": told,
         }

@@ -112,7 +112,12 @@ def search(policy: Policy, event_id: str) -> Outlook:
 def _bring_up_to_date(policy: Policy, event_id: str) -> State[Any]:
     outlook = search(policy, event_id)
     response = after_search(
-        outlook.response, now=datetime.now(UTC), improves=outlook.improves, expected=outlook.expected, told=outlook.told
+        outlook.response,
+        policy.imagery,
+        now=datetime.now(UTC),
+        improves=outlook.improves,
+        expected=outlook.expected,
+        told=outlook.told,
     )
     write_response(policy.state, response)
     _show(outlook)

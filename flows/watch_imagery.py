@@ -79,7 +79,12 @@ def _watch(policy: Policy, event_id: str, *, now: datetime) -> str:
 def _look_for(policy: Policy, event_id: str, *, now: datetime) -> str:
     outlook = look(policy, event_id, now=now)
     response = after_search(
-        outlook.response, now=now, improves=outlook.improves, expected=outlook.expected, told=outlook.told
+        outlook.response,
+        policy.imagery,
+        now=now,
+        improves=outlook.improves,
+        expected=outlook.expected,
+        told=outlook.told,
     )
     better = [part for part in outlook.parts if part.improves]
     unsaid = [part for part in better if is_to_announce(response, part.key, now)]

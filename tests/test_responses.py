@@ -5,6 +5,7 @@ import pytest
 from shapely.geometry import box
 
 from catalog.config import Event
+from catalog.policy import ImageryPolicy
 from catalog.responses import (
     Response,
     Version,
@@ -28,6 +29,7 @@ from catalog.responses import (
 from catalog.schema import InputError, StoreError
 from tasks.revisits import expected_next, next_pass
 
+RULES = ImageryPolicy()
 NOW = datetime(2018, 9, 10, tzinfo=UTC)
 EVENT = Event(id="us2000h8ty", title="M 6.6 - Hokkaido", time_utc=datetime(2018, 9, 5, 18, tzinfo=UTC), magnitude=6.6)
 AREA = box(142, 42.5, 142.2, 42.7)
@@ -63,7 +65,7 @@ def test_folder_of_refuses_ids_that_lead_elsewhere(event_id):
 
 
 def test_pause_after_grows_and_ends():
-    pauses = [pause_after(n) for n in range(1, 2000)]
+    pauses = [pause_after(n, RULES) for n in range(1, 2000)]
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (timedelta(hours=1), timedelta(hours=12))
 
@@ -71,9 +73,9 @@ def test_pause_after_grows_and_ends():
 def test_after_search_backs_off_until_something_improves():
     response = Response(event_id="e")
     for expected in (1, 2, 4):
-        response = after_search(response, now=NOW, improves=False, expected=("x",), told=())
+        response = after_search(response, RULES, now=NOW, improves=False, expected=("x",), told=())
         assert response.next_search_utc == NOW + timedelta(hours=expected)
-    response = after_search(response, now=NOW, improves=True, expected=(), told=("y",))
+    response = after_search(response, RULES, now=NOW, improves=True, expected=(), told=("y",))
     assert (response.searches, response.next_search_utc, response.told) == (0, NOW + timedelta(hours=1), ("y",))
 
 
