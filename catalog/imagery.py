@@ -25,6 +25,7 @@ from catalog.web import Unanswered, fetch, parse_json
 logger = logging.getLogger(__name__)
 
 PAGE_ITEMS: Final = 100
+MAX_PAGES: Final = 50
 TRIES: Final = 2
 MAX_TOLD: Final = 20
 NONSENSE: Final = (pystac.STACError, pystac.STACTypeError, APIError, ValueError, KeyError, TypeError, AttributeError)
@@ -163,8 +164,8 @@ def _ask(
             raise InputError("STAC answer: got no list of features; expected an ItemCollection")
         listed += page["features"]
         more = any(link.get("rel") == "next" for link in page.get("links") or [])
-        if len(listed) > policy.max_items or (more and number * PAGE_ITEMS >= policy.max_items + PAGE_ITEMS):
-            told = f"{source.url} lists more than {policy.max_items} items: the first are looked at"
+        if len(listed) > policy.max_items or (more and number >= MAX_PAGES):
+            told = f"{source.url} lists more than {min(len(listed), policy.max_items)} items: the first are looked at"
             return listed[: policy.max_items], [told]
         if time.monotonic() > deadline:
             raise Unanswered(f"pages did not end within {4 * policy.timeout_s:g} s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect import flow, get_run_logger
@@ -12,7 +12,6 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.states import Completed, Failed
-from pydantic import Field
 
 from catalog.locks import Busy, hold_event
 from catalog.policy import Policy, load_policy
@@ -35,17 +34,17 @@ BUSY_S: Final = 2.0
 """How long an event that a response holds is waited for: it is looked at the next time."""
 
 
-@flow(name="watch-imagery", flow_run_name="watch imagery {policy}")
-def watch_imagery(
-    policy: Annotated[
-        str | None, Field(description="Policy file (YAML) on the worker; empty = LANDSLIDENET_POLICY's.")
-    ] = None,
-) -> State[Any]:
+@flow(name="watch-imagery", flow_run_name="watch imagery")
+def watch_imagery(policy: str | None = None) -> State[Any]:
     """Search imagery for every open event that is due; what improves an inventory is told as a Prefect event.
 
     One event's failure does not stop the others; the run's state says it.
 
+    Args:
+        policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
+
     Raises: InputError for a policy that cannot be worked with.
+
     """
     log, rules = get_run_logger(), load_policy(policy)
     rows: list[dict[str, str]] = []
