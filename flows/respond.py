@@ -161,7 +161,10 @@ def _make_version(
         log.info("%s: %s", found.part.name, found.why)
         state = detect(detection_of(policy, event, found), return_state=True)
         if not state.is_completed():
-            return response, f"{found.part.name}: the detection did not succeed: {state.message}"
+            return response, (
+                f"{found.part.name}: the detection did not succeed: {state.message}; run this again once that is "
+                "repaired, or name a damaged scene in the policy's `imagery: exclude:`"
+            )
         product = str(state.result())
     version = version_of(policy, event.id, found, product=product, now=datetime.now(UTC))
     response = after_version(response, version)

@@ -130,6 +130,13 @@ def test_look_takes_no_silence_for_a_withdrawal(west):
     assert "scene withdrawn" not in found.counted()
 
 
+def test_look_goes_without_a_scene_that_the_policy_excludes(west):
+    west.api.serve(west.item("pre", days=-20), west.item("west", days=1), west.item("east", days=2))
+    found = part(west, imagery={**west.imagery(), "exclude": ["west"]})
+    assert [scene.id for scene in found.post.scenes] == ["east"]
+    assert "scene withdrawn" in found.counted()
+
+
 def test_look_at_a_revised_area(west):
     minx, miny, maxx, maxy = west.area.bounds
     wider = box(minx - 0.01, miny, maxx, maxy)
