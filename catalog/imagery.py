@@ -25,6 +25,7 @@ from catalog.web import Unanswered, fetch, parse_json
 logger = logging.getLogger(__name__)
 
 PAGE_ITEMS: Final = 100
+MAX_PAGES: Final = 50
 TRIES: Final = 2
 MAX_TOLD: Final = 20
 NONSENSE: Final = (pystac.STACError, pystac.STACTypeError, APIError, ValueError, KeyError, TypeError, AttributeError)
@@ -58,11 +59,10 @@ def search_imagery(
     passed: list[str] = []
     silent: list[str] = []
     for source in policy.sources:
-        entry = sensor(source.sensor)
+        sensor(source.sensor)  # an unknown one is the policy's mistake, not the API's
         try:
-            listed, cut = _ask(
-                source, policy=policy, hosts=hosts, bbox=area.bounds, datetime=[start, end], limit=PAGE_ITEMS
-            )
+            query = {"bbox": area.bounds, "datetime": [start, end], "limit": PAGE_ITEMS}
+            listed, cut = _ask(source, policy=policy, hosts=hosts, **query)
         except (Unanswered, InputError, *NONSENSE) as error:
             passed.append(f"{source.url} is passed over: {_short(error)}")
             silent.append(source.url)
@@ -70,9 +70,7 @@ def search_imagery(
         told += cut
         for value in listed:
             try:
-                scene = checked_scene(value, source=source, entry=entry, hosts=with_own(source.url, hosts))
-                _check_place(scene, area=area, start=start, end=end)
-                scenes.append(scene)
+                scenes.append(_scene_of(value, source, area=area, start=start, end=end, hosts=hosts))
             except (InputError, Unanswered) as error:
                 told.append(f"an item of {source.url} is refused: {_short(error)}")
     if len(passed) == len(policy.sources):
@@ -80,8 +78,9 @@ def search_imagery(
     clear = [scene for scene in scenes if (scene.cloud_percent or 0) <= policy.max_cloud_percent]
     if len(clear) < len(scenes):
         told.append(f"{len(scenes) - len(clear)} scenes have more than {policy.max_cloud_percent:g} % cloud")
-    once = without_duplicates(clear)
-    sentences = (*passed, *told[:MAX_TOLD], *([f"and {len(told) - MAX_TOLD} more"] if len(told) > MAX_TOLD else []))
+    once = without_duplicates(scene for scene in clear if scene.id not in policy.exclude)
+    more = [f"and {len(told) - MAX_TOLD} more"] if len(told) > MAX_TOLD else []
+    sentences = (*passed, *told[:MAX_TOLD], *more)
     for sentence in sentences:
         logger.warning("%s", sentence)
     return Found(once, sentences, tuple(silent))
@@ -163,16 +162,21 @@ def _ask(
             raise InputError("STAC answer: got no list of features; expected an ItemCollection")
         listed += page["features"]
         more = any(link.get("rel") == "next" for link in page.get("links") or [])
-        if len(listed) > policy.max_items or (more and number * PAGE_ITEMS >= policy.max_items + PAGE_ITEMS):
-            told = f"{source.url} lists more than {policy.max_items} items: the first are looked at"
+        if len(listed) > policy.max_items or (more and number >= MAX_PAGES):
+            told = f"{source.url} lists more than {min(len(listed), policy.max_items)} items: the first are looked at"
             return listed[: policy.max_items], [told]
         if time.monotonic() > deadline:
             raise Unanswered(f"pages did not end within {4 * policy.timeout_s:g} s")
     return listed, []
 
 
-def _check_place(scene: Scene, *, area: BaseGeometry, start: datetime, end: datetime) -> None:
+def _scene_of(
+    value: object, source: StacSource, *, area: BaseGeometry, start: datetime, end: datetime, hosts: Sequence[str]
+) -> Scene:
+    """The scene of an item that is what was asked for. Raises: InputError when it is not."""
+    scene = checked_scene(value, source=source, entry=sensor(source.sensor), hosts=with_own(source.url, hosts))
     if not start <= scene.time_utc <= end:
         raise InputError(f"STAC item {scene.id}: taken {scene.time_utc:%Y-%m-%d}, which was not asked for")
     if not scene.footprint.intersects(area):
         raise InputError(f"STAC item {scene.id}: does not touch the area")
+    return scene

@@ -100,6 +100,8 @@ class ImageryPolicy(Strict):
     days_before: int = Field(default=365, ge=1)
     days_after: int = Field(default=60, ge=1)
     max_cloud_percent: float = Field(default=80.0, ge=0, le=100)
+    exclude: tuple[str, ...] = ()
+    """Ids of scenes that are not used, whatever an API says: damaged ones, or wrong ones; as if withdrawn."""
     timeout_s: float = Field(default=30.0, gt=0, le=600)
     """For one answer of a STAC API, whole."""
     first_pause_minutes: float = Field(default=60.0, gt=0)

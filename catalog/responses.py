@@ -207,14 +207,15 @@ def open_event(state: str, event_id: str) -> tuple[Event, tuple[Part, ...]]:
             f"event {event_id}: {folder} has no event.json ({error}); expected an event that watch-earthquakes "
             "follows; give `event` and `aoi` files to respond to another one"
         ) from None
-    found = sorted((path, match) for path in folder.glob("area*.geojson") if (match := AREA_NAME.fullmatch(path.name)))
+    files = sorted(folder.glob("area*.geojson"))
+    matched = [(path, match[1]) for path in files if (match := AREA_NAME.fullmatch(path.name))]
+    found = [(path, zone) for path, zone in matched if zone] or matched
     if not found:
         raise InputError(f"event {event_id}: {folder} has no area*.geojson; give an `aoi` file")
-    zones = [match[1] for _, match in found]
-    names = [event_id if len(found) == 1 else f"{event_id}-{zone}" for zone in zones]
+    names = [event_id if len(found) == 1 else f"{event_id}-{zone}" for _, zone in found]
     return event, tuple(
         Part(name, path, int(zone) if zone else None, read_area(path))
-        for name, zone, (path, _) in zip(names, zones, found, strict=True)
+        for name, (path, zone) in zip(names, found, strict=True)
     )
 
 

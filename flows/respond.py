@@ -61,22 +61,23 @@ def _run_name() -> str:
 
 @flow(name="respond", flow_run_name=_run_name)
 def respond(
-    event_id: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="USGS id of an event, e.g. us2000h8ty.")
-    ],
-    policy: Annotated[
-        str | None, Field(description="Policy file (YAML) on the worker; empty = LANDSLIDENET_POLICY's.")
-    ] = None,
-    event: Annotated[
-        str | None, Field(description="Event file or USGS id, of an event that is not watched; needs `aoi`.")
-    ] = None,
-    aoi: Annotated[str | None, Field(description="Vector file of its area of interest; needs `event`.")] = None,
+    event_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")],
+    policy: str | None = None,
+    event: str | None = None,
+    aoi: str | None = None,
 ) -> State[Any]:
     """Bring an event's landslide inventory up to date: search imagery, and publish a version if it improves a block.
 
     The same imagery makes one version, however often this runs. Without imagery the run completes as "Waiting".
 
+    Args:
+        event_id: USGS id of the event, e.g. us2000h8ty.
+        policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
+        event: Event file or USGS id, of an event that is not watched; needs `aoi`.
+        aoi: Vector file of its area of interest; needs `event`.
+
     Raises: InputError for an event or policy that cannot be worked with; Unanswered when no STAC API answers.
+
     """
     rules = load_policy(policy)
     if not (event or aoi):
@@ -165,7 +166,10 @@ def _make_version(
         log.info("%s: %s", found.part.name, found.why)
         state = detect(detection_of(policy, event, found), return_state=True)
         if not state.is_completed():
-            return response, f"{found.part.name}: the detection did not succeed: {state.message}"
+            return response, (
+                f"{found.part.name}: the detection did not succeed: {state.message}; run this again once that is "
+                "repaired, or name a damaged scene in the policy's `imagery: exclude:`"
+            )
         product = str(state.result())
     version = version_of(policy, event.id, found, product=product, now=datetime.now(UTC))
     response = after_version(response, version)

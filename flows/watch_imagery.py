@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
-from prefect.events import emit_event
+from prefect.events import Event, Resource
+from prefect.events.clients import get_events_client
 from prefect.states import Completed, Failed
-from pydantic import Field
 
 from catalog.locks import Busy, hold_event
 from catalog.policy import Policy, load_policy
@@ -35,17 +36,17 @@ BUSY_S: Final = 2.0
 """How long an event that a response holds is waited for: it is looked at the next time."""
 
 
-@flow(name="watch-imagery", flow_run_name="watch imagery {policy}")
-def watch_imagery(
-    policy: Annotated[
-        str | None, Field(description="Policy file (YAML) on the worker; empty = LANDSLIDENET_POLICY's.")
-    ] = None,
-) -> State[Any]:
+@flow(name="watch-imagery", flow_run_name="watch imagery")
+def watch_imagery(policy: str | None = None) -> State[Any]:
     """Search imagery for every open event that is due; what improves an inventory is told as a Prefect event.
 
     One event's failure does not stop the others; the run's state says it.
 
+    Args:
+        policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
+
     Raises: InputError for a policy that cannot be worked with.
+
     """
     log, rules = get_run_logger(), load_policy(policy)
     rows: list[dict[str, str]] = []
@@ -101,12 +102,14 @@ def _look_for(policy: Policy, event_id: str, *, now: datetime) -> str:
 def _announce(outlook: Outlook, parts: Sequence[PartOutlook], *, now: datetime) -> None:
     """Tell Prefect, which starts a response; its id is made of what was found, so that one telling is one event."""
     event = outlook.event
-    emit_event(
-        NEW_IMAGERY,
-        resource={
-            "prefect.resource.id": f"landslidenet.event.{event.id}",
-            "prefect.resource.name": event_title(event),
-        },
+    told = Event(
+        event=NEW_IMAGERY,
+        resource=Resource(
+            {
+                "prefect.resource.id": f"landslidenet.event.{event.id}",
+                "prefect.resource.name": event_title(event),
+            }
+        ),
         payload={
             "event_id": event.id,
             "title": event.title,
@@ -116,6 +119,13 @@ def _announce(outlook: Outlook, parts: Sequence[PartOutlook], *, now: datetime) 
         id=announcement_id(event.id, [part.key for part in parts], outlook.response.announced),
         occurred=now,
     )
+    asyncio.run(_emit(told))
+
+
+async def _emit(event: Event) -> None:
+    """Emit an event; returns when the server has it."""
+    async with get_events_client(checkpoint_every=1) as client:
+        await client.emit(event)
 
 
 def announcement_id(event_id: str, keys: Sequence[str], announced: dict[str, datetime]) -> UUID:

@@ -198,6 +198,9 @@ def _changes(
 
 def _is_gone(scene: Scene, policy: Policy, found: Found, told: list[str]) -> bool:
     """True when the API says that it knows a scene no more; where it does not answer, the scene stays."""
+    if scene.id in policy.imagery.exclude:
+        told.append(f"{scene.id} is excluded by the policy")
+        return True
     if scene.source in found.passed_over or any(scene.same_view(other) for other in found.scenes):
         return False  # nothing is known, or another API lists the same picture
     try:

@@ -1,6 +1,7 @@
 """An event that is followed: its state folder, its policy, its imagery on a server and a STAC API over it."""
 
 import json
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -64,3 +65,15 @@ class Followed:
         made = values["versions"].pop()
         claim = {"key": made["key"], "part": made["part"], "run": "-", "claimed_utc": made["published_utc"]}
         path.write_text(json.dumps({**values, "claims": [claim]}))
+
+    def imagery(self):
+        """The policy's imagery section."""
+        return yaml.safe_load(Path(self.policy).read_text())["imagery"]
+
+    @contextmanager
+    def second_api(self, *items):
+        """The address of another STAC API that lists these items."""
+        api = StacApi(self.folder / "second")
+        api.serve(*items)
+        yield api.url
+        api.stop()

@@ -196,6 +196,45 @@ def test_checked_scene_drops_what_it_does_not_know(good):
     assert not {"landslidenet:local", "evil"} & set(made.item["properties"])
 
 
+SENTINEL = {
+    "type": "Feature",
+    "stac_version": "1.0.0",
+    "id": "S2B_54TWN_20180911_0_L2A",
+    "collection": "sentinel-2-l2a",
+    "geometry": mapping(AREA),
+    "bbox": list(AREA.bounds),
+    "links": [],
+    "properties": {
+        "datetime": "2018-09-11T01:30:45.120000Z", "platform": "sentinel-2b", "grid:code": "MGRS-54TWN",
+        "eo:cloud_cover": 12.5, "view:sun_elevation": 51.2, "view:sun_azimuth": 156, "sat:relative_orbit": 88,
+        "s2:processing_baseline": "05.00", "earthsearch:boa_offset_applied": True, "updated": "2023-01-01T00:00:00Z",
+        "proj:code": "EPSG:32654", "s2:nodata_pixel_percentage": 3.1,
+    },
+    "assets": {
+        **{
+            name: {
+                "href": f"https://cogs.example.org/54/{name}.tif",
+                "raster:bands": [{"nodata": 0, "data_type": "uint16", "scale": 0.0001, "offset": -0.1}],
+            }
+            for name in ("blue", "green", "red", "nir", "swir16", "swir22")
+        },
+        "scl": {"href": "https://cogs.example.org/54/SCL.tif"},
+        "thumbnail": {"href": "http://elsewhere.example.org/preview.jpg"},
+        "blue-jp2": {"href": "s3://elsewhere/B02.jp2"},
+    },
+}  # fmt: skip
+
+
+def test_checked_scene_of_a_sentinel_item_keeps_what_decodes_it():
+    source = StacSource(url="https://stac.example.org", collection="sentinel-2-l2a", sensor="sentinel2-l2a")
+    made = checked_scene(SENTINEL, source=source, entry=sensor("sentinel2-l2a"), hosts=["cogs.example.org"])
+    assert (made.tile, made.orbit, made.gsd_m, made.baseline) == ("54TWN", 88, 10, "005.000")
+    assert (made.sun_elevation_deg, made.sun_azimuth_deg, made.cloud_percent) == (51.2, 156, 12.5)
+    assert set(made.item["assets"]) == {"blue", "green", "red", "nir", "swir16", "swir22", "scl"}
+    assert made.item["assets"]["blue"]["raster:bands"] == [{"nodata": 0.0, "offset": -0.1}]
+    assert made.item["properties"]["earthsearch:boa_offset_applied"] is True
+
+
 def test_without_duplicates_keeps_the_newest_processing(good):
     old = scene(good, id="old", **{"s2:processing_baseline": "02.06"})
     new = scene(good, id="new", **{"s2:processing_baseline": "05.00"})

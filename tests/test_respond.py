@@ -28,7 +28,7 @@ def harness():
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=320, gsd_m=10.0, seed=7, sensor="rgb8")
+    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=192, gsd_m=10.0, seed=7, sensor="rgb8")
 
 
 @pytest.fixture
@@ -97,6 +97,7 @@ def test_respond_with_a_scene_cut_off_publishes_nothing_and_heals(place):
     state = respond(place.event.id, place.policy, return_state=True)
     assert state.is_failed()
     assert "the detection did not succeed" in state.message
+    assert "west.tif" in state.message
     assert not list((place.folder / "out").glob("*/v*"))
     assert place.response().versions == ()
 

@@ -117,6 +117,7 @@ def test_open_event_of_an_area_in_two_zones(tmp_path):
     folder = tmp_path / EVENT.id
     (folder / "area-32655.geojson").write_bytes((folder / "area.geojson").read_bytes())
     (folder / "area.geojson").rename(folder / "area-32654.geojson")
+    (folder / "area.geojson").write_text("an area of before it was cut")
     (folder / "area-evil.geojson").write_text("{}")
     _, parts = open_event(str(tmp_path), EVENT.id)
     assert [(part.name, part.epsg) for part in parts] == [("us2000h8ty-32654", 32654), ("us2000h8ty-32655", 32655)]

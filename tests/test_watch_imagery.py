@@ -129,3 +129,9 @@ def test_announcement_id_is_that_of_the_imagery():
     assert announcement_id("e", ["b", "a"], {}) == announcement_id("e", ["a", "b"], {})
     others = {announcement_id(*told) for told in (("e", ["a"], {}), ("f", ["a"], {}), ("e", ["a"], {"a": NOW}))}
     assert len(others) == 3
+
+
+@pytest.mark.parametrize("flow", [respond, watch_imagery], ids=lambda flow: flow.name)
+def test_flows_say_what_each_parameter_is(flow):
+    told = flow.parameters.model_dump()["properties"]
+    assert all(parameter.get("description") for parameter in told.values()), told

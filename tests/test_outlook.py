@@ -1,0 +1,151 @@
+"""What there is to be done for an event, as a real STAC API answers; the last version's product is written here."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import geopandas as gpd
+import pytest
+from followed_event import Followed
+from shapely.geometry import box
+from stac_server import files_of
+
+from catalog.config import parse_config
+from catalog.policy import Policy, load_policy
+from catalog.responses import Response, after_version, read_response, write_area, write_response
+from tasks.outlook import detection_of, look, version_of
+from tasks.review import simulate_event
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=192, gsd_m=10.0, seed=7, sensor="rgb8")
+
+
+@pytest.fixture
+def place(tmp_path, scene, monkeypatch):
+    monkeypatch.setattr("catalog.web.PAUSE_S", 0.01)
+    with files_of(tmp_path / "files") as host:
+        made = Followed(tmp_path, scene, host)
+        yield made
+        made.api.stop()
+
+
+def outlook(place, **changes):
+    policy = load_policy(place.policy)
+    return look(Policy(**{**policy.model_dump(), **changes}), place.event.id, now=datetime.now(UTC))
+
+
+def part(place, **changes):
+    (found,) = outlook(place, **changes).parts
+    return found
+
+
+def publish(place):
+    """A version of what is there, whose product saw all of its scenes' ground."""
+    policy, found = load_policy(place.policy), part(place)
+    folder = place.folder / "out" / place.event.id / "v1"
+    folder.mkdir(parents=True)
+    seen = [scene.footprint for scene in found.post.scenes]
+    gpd.GeoDataFrame(geometry=seen, crs=4326).to_file(folder / "inventory.gpkg", layer="observed_area")
+    detection_of(policy, place.event, found)
+    version = version_of(policy, place.event.id, found, product=str(folder), now=datetime.now(UTC))
+    known = read_response(place.state, place.event.id) or Response(event_id=place.event.id)
+    write_response(place.state, after_version(known, version))
+    return version
+
+
+@pytest.fixture
+def west(place):
+    """The event with a version of the western scene."""
+    place.api.serve(place.item("pre", days=-20), place.item("west", days=1))
+    publish(place)
+    return place
+
+
+def test_look_before_any_imagery(place):
+    place.api.serve()
+    found = part(place)
+    assert not found.improves
+    assert found.why == "no post-event imagery yet that shows the area"
+    (expected,) = outlook(place).expected
+    assert expected.endswith("not known, it is acquired on order")
+
+
+def test_detection_of_a_plan_is_a_configuration(place):
+    place.api.serve(place.item("pre", days=-20), place.item("west", days=1))
+    config = parse_config(detection_of(load_policy(place.policy), place.event, part(place)))
+    assert (config.name, config.sensor, config.block_px) == (place.event.id, "rgb8", 256)
+    assert [Path(path).name for path in (*config.post, *config.pre, config.aoi)] == [
+        "post.json", "pre.json", "area.geojson",
+    ]  # fmt: skip
+    assert all(Path(path).is_file() for path in (*config.post, *config.pre, config.aoi))
+
+
+def test_look_again_finds_nothing_better(west):
+    found = part(west)
+    assert not found.improves
+    assert found.key == found.last.key
+    assert found.why.startswith("nothing that is better than v1")
+
+
+def test_look_names_only_the_blocks_that_a_new_scene_touches(west):
+    west.api.serve(west.item("pre", days=-20), west.item("west", days=1), west.item("east", days=2))
+    found = part(west)
+    east = next(scene for scene in found.post.scenes if scene.id == "east")
+    touched = {g.id for g in found.grounds if g.missing.intersection(east.footprint).area > 0.02 * g.outline.area}
+    assert set(found.reasons) == touched
+    assert touched < {ground.id for ground in found.grounds}
+    assert [scene.id for scene in found.post.scenes] == ["west", "east"]
+
+
+def test_look_takes_a_corrected_scene(west):
+    west.api.serve(west.item("pre", days=-20), west.item("west", days=1, updated="2024-03-01T00:00:00Z"))
+    found = part(west)
+    assert set(found.counted()) == {"scene corrected"}
+    assert found.post.scenes[0].state == "2024-03-01T00:00:00Z"
+
+
+def test_look_lets_a_withdrawn_scene_go(west):
+    west.api.serve(west.item("pre", days=-20), west.item("east", days=2))
+    found = part(west)
+    assert "scene withdrawn" in found.counted()
+    assert [scene.id for scene in found.post.scenes] == ["east"]
+    assert any("west is withdrawn" in sentence for sentence in found.told)
+
+
+def test_look_keeps_the_version_when_every_scene_is_withdrawn(west):
+    west.api.serve()
+    found = part(west)
+    assert not found.improves
+    assert found.why == "every scene of v1 is withdrawn and there is no other: v1 stays"
+
+
+def test_look_takes_no_silence_for_a_withdrawal(west):
+    imagery = west.imagery()
+    (source,) = imagery["sources"]
+    west.api.stop()
+    with west.second_api(west.item("east", days=2)) as second:
+        found = part(west, imagery={**imagery, "sources": [source, {**source, "url": second}]})
+    assert [scene.id for scene in found.post.scenes] == ["west", "east"]
+    assert "scene withdrawn" not in found.counted()
+
+
+def test_look_goes_without_a_scene_that_the_policy_excludes(west):
+    west.api.serve(west.item("pre", days=-20), west.item("west", days=1), west.item("east", days=2))
+    found = part(west, imagery={**west.imagery(), "exclude": ["west"]})
+    assert [scene.id for scene in found.post.scenes] == ["east"]
+    assert "scene withdrawn" in found.counted()
+
+
+def test_look_at_a_revised_area(west):
+    minx, miny, maxx, maxy = west.area.bounds
+    wider = box(minx - 0.01, miny, maxx, maxy)
+    write_area(Path(west.state) / west.event.id / "area.geojson", wider)
+    assert "area revised" in part(west).counted()
+
+
+def test_look_with_another_model(west):
+    detection = load_policy(west.policy).detection
+    found = part(west, detection={**detection, "model": "mffenet-b3"})
+    assert set(found.counted()) == {"another model"}
+    assert found.key != found.last.key
