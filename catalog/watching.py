@@ -162,6 +162,8 @@ def _sightings(
 ) -> tuple[tuple[Sighting, ...], tuple[str, ...]]:
     """What is decided upon: each candidate's detail with its area, and what ComCat deleted; and what went amiss."""
     ids, warnings, quakes = wanted(watchlist, feed.quakes, policy.earthquakes, now), [], []
+    if policy.earthquakes.query is None:  # nobody to ask for what left the feed
+        ids = tuple(event_id for event_id in ids if any(quake.event.id == event_id for quake in feed.quakes))
     if len(ids) > MAX_DETAILS:
         warnings.append(f"{len(ids)} earthquakes to ask for; {MAX_DETAILS} are, the others by the next poll")
     for event_id in ids[:MAX_DETAILS]:
@@ -185,8 +187,6 @@ def _detail(event_id: str, listed: list[Quake], policy: Policy) -> Quake:
     query = policy.earthquakes.query
     if listed and (query is None or listed[-1].detailed):
         return listed[-1]
-    if query is None:
-        raise Unanswered(f"{event_id}: no longer in the feed, and the policy names no `query` to ask for it")
     asked = {"eventid": event_id, "format": "geojson", "includedeleted": "true"}
     url = f"{query}?{urlencode(asked)}"
     quake = parse_detail(_read(url, policy), where=url)

@@ -254,7 +254,9 @@ def _told_last(members: Sequence[Sighting]) -> Sighting:
     Of an id the latest; then what is not deleted (the other was merged into it), then what goes by the most ids.
     """
     latest = {m.quake.event.id: m for m in sorted(members, key=lambda s: (s.quake.updated_utc, s.quake.detailed))}
-    best = max(latest.values(), key=lambda s: (not s.quake.deleted, len(s.quake.ids), s.quake.updated_utc, s.quake.event.id))
+    best = max(
+        latest.values(), key=lambda s: (not s.quake.deleted, len(s.quake.ids), s.quake.updated_utc, s.quake.event.id)
+    )
     ids = frozenset().union(*(member.quake.ids for member in members))
     return replace(best, quake=replace(best.quake, ids=ids))
 

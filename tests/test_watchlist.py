@@ -11,7 +11,14 @@ from catalog.config import Event
 from catalog.policy import QuakePolicy, Region
 from catalog.schema import StoreError
 from catalog.watchlist import (
-    Sighting, Watchlist, advance, is_candidate, load_watchlist, qualifies, save_watchlist, wanted,
+    Sighting,
+    Watchlist,
+    advance,
+    is_candidate,
+    load_watchlist,
+    qualifies,
+    save_watchlist,
+    wanted,
 )  # fmt: skip
 
 STRUCK = datetime(2020, 5, 1, tzinfo=UTC)
