@@ -1,4 +1,4 @@
-"""A poll of the earthquake feed: what is read, what is kept, what is told. The rules are in `catalog.watchlist`."""
+"""A poll of the earthquake feed: what is read, what is kept, what is told. The rules are in `catalog.quake_rules`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,10 @@ from catalog.areas import Area, area_of_wkt, write_event
 from catalog.comcat import Feed, Quake, parse_detail, parse_feed
 from catalog.files import is_url
 from catalog.policy import Policy
-from catalog.schema import InputError
+from catalog.quake_rules import Decision, Sighting, advance, is_candidate, qualifies, wanted
+from catalog.schema import InputError, StoreError
 from catalog.shaking import area_key, area_of
-from catalog.watchlist import (
-    Announcement,
-    Decision,
-    Sighting,
-    Watchlist,
-    advance,
-    is_candidate,
-    load_watchlist,
-    qualifies,
-    save_watchlist,
-    wanted,
-)  # fmt: skip
+from catalog.watchlist import Announcement, Watchlist, load_watchlist, save_watchlist
 from catalog.web import MAX_BYTES, Unanswered, fetch
 
 OVERLAP: Final = timedelta(minutes=10)
@@ -87,11 +77,13 @@ def poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
 def _deliver(watchlist: Watchlist, state: Path, emit: Emit) -> Watchlist:
     """Tell what is in the outbox; of each the event's folder is there before it is told."""
     for announcement in watchlist.outbox:
-        known = next(known for known in watchlist.events if known.id == announcement.event_id)
-        if known.announced is not None:
-            said = known.announced
-            area = Area(area_of_wkt(said.area), said.key, said.source)
-            write_event(state, said.event.model_copy(update={"id": known.id}), area)
+        said = {known.id: known.announced for known in watchlist.events}.get(announcement.event_id)
+        if said is None:
+            raise StoreError(
+                f"watch list of {state}: announces {announcement.event_id}, which it lacks; restore it from a backup"
+            )
+        area = Area(area_of_wkt(said.area), said.key, said.source)
+        write_event(state, said.event.model_copy(update={"id": announcement.event_id}), area)
         emit(announcement)
         watchlist = watchlist.model_copy(update={"outbox": watchlist.outbox[1:]})
         save_watchlist(watchlist, state)

@@ -14,8 +14,9 @@ import pytest
 import yaml
 from quake_history import collection, contour, serving
 
+from catalog.quake_rules import Decision
 from catalog.watching import Poll
-from catalog.watchlist import Decision, Watchlist, load_watchlist
+from catalog.watchlist import Watchlist, load_watchlist
 from flows.watch_earthquakes import ACTIVE, as_markdown, summary
 
 ROOT = Path(__file__).parents[1]

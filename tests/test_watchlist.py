@@ -9,17 +9,9 @@ from catalog.areas import Area
 from catalog.comcat import Quake
 from catalog.config import Event
 from catalog.policy import QuakePolicy, Region
+from catalog.quake_rules import Sighting, advance, is_candidate, qualifies, wanted
 from catalog.schema import StoreError
-from catalog.watchlist import (
-    Sighting,
-    Watchlist,
-    advance,
-    is_candidate,
-    load_watchlist,
-    qualifies,
-    save_watchlist,
-    wanted,
-)  # fmt: skip
+from catalog.watchlist import Watchlist, load_watchlist, save_watchlist
 
 STRUCK = datetime(2020, 5, 1, tzinfo=UTC)
 SOON = STRUCK + timedelta(hours=1)
