@@ -124,7 +124,8 @@ def _listing(policy: Policy, watchlist: Watchlist, now: datetime) -> _Listing:
 
 def _since(policy: Policy, since: datetime) -> Feed:
     rules = policy.earthquakes
-    lowest = min(rules.alert_min_magnitude, rules.min_magnitude, *(r.min_magnitude or 10 for r in rules.regions))
+    regional = (region.min_magnitude for region in rules.regions if region.min_magnitude is not None)
+    lowest = min(rules.alert_min_magnitude, rules.min_magnitude, *regional)
     asked = {
         "format": "geojson",
         "updatedafter": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S}",
