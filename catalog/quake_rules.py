@@ -111,14 +111,17 @@ def wanted(watchlist: Watchlist, quakes: Sequence[Quake], policy: QuakePolicy, n
             ids.add(quake.event.id)
             seen |= quake.ids
     for followed in watchlist.events:
-        if followed.state in ("waiting", "active") and not seen & set(followed.ids) and _is_due(followed, now):
+        if _is_due(followed, now) and not seen & set(followed.ids):
             ids.add(followed.event.id)
     return tuple(sorted(ids))
 
 
 def _is_due(known: Watched, now: datetime) -> bool:
-    age = now - (known.event.time_utc or known.first_seen_utc)
-    return now - known.checked_utc >= FOLLOWED_AGE * age
+    """Whether an earthquake is followed and its turn has come; one that lay in the future, once its time has come."""
+    struck = known.event.time_utc or known.first_seen_utc
+    if known.state == "declined":
+        return known.checked_utc < struck <= now
+    return known.state in ("waiting", "active") and now - known.checked_utc >= FOLLOWED_AGE * (now - struck)
 
 
 def advance(

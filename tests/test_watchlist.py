@@ -213,6 +213,15 @@ def test_wanted_is_what_is_new_updated_or_due():
     assert wanted(watchlist, [], POLICY, SOON + timedelta(minutes=10)) == ("us1",)
 
 
+def test_wanted_asks_again_for_what_lay_in_the_future_once_its_time_has_come():
+    early = STRUCK - timedelta(hours=5)  # the clock was wrong, or the catalogue
+    watchlist, (decision,) = _after((early, [Sighting(QUAKE, AREA)]))
+    assert decision.state == "declined"
+    assert wanted(watchlist, [], POLICY, early + timedelta(hours=1)) == ()
+    assert wanted(watchlist, [], POLICY, SOON) == ("us1",)
+    assert [a.event_id for a in advance(watchlist, [Sighting(QUAKE, AREA)], POLICY, SOON)[0].outbox] == ["us1"]
+
+
 def test_announcement_ids_are_of_the_revision():
     watchlist, _ = _after(_active(), (SOON, [Sighting(_quake(60, magnitude=7.0), None)]))
     first, second = watchlist.outbox
