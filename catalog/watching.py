@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from catalog.shaking import area_key, area_of
 from catalog.watchlist import Announcement, Watchlist, load_watchlist, save_watchlist
 from catalog.web import MAX_BYTES, Unanswered, fetch
 
+LOCK: Final = ".watching"
 OVERLAP: Final = timedelta(minutes=10)
 """ComCat is asked from a little before the last good poll: its answers are cached, and clocks differ."""
 MAX_DETAILS: Final = 50
@@ -49,8 +52,28 @@ def poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
     Stopped at any point and started again, it announces the same: what is decided is kept before it is told, and told
     again until it is acknowledged.
 
-    Raises: StoreError for a damaged watch list; InputError for a policy that cannot be worked with.
+    Raises: StoreError for a damaged watch list, or one that another watcher works on; InputError for a policy that
+    cannot be worked with.
     """
+    with _alone(Path(policy.state)):
+        return _poll(policy, now=now, emit=emit)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Keeps other watchers off a state folder; the system lets go of it when the process ends, however it does."""
+    state.mkdir(parents=True, exist_ok=True)
+    with open(state / LOCK, "w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"state {state}: another watcher polls; wait for it, or give each its own `state`"
+            ) from None
+        yield
+
+
+def _poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
     state = Path(policy.state)
     before = load_watchlist(state)
     told = list(before.outbox)

@@ -59,7 +59,7 @@ def test_poll_of_real_histories_responds_once_to_each_earthquake(tmp_path, maps)
     assert sorted(a.event_id for a in told if a.revision == 1) == sorted(EVENTS)
     assert {a.event_id for a in told} == set(EVENTS)
     assert len({a.uuid for a in told}) == len(told)
-    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == sorted([*EVENTS, "watchlist.json"])
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == sorted([*EVENTS, ".watching", "watchlist.json"])
 
 
 @pytest.mark.real
