@@ -32,6 +32,7 @@ CONTENTS: Final = ("download/cont_pga.json", "download/cont_mmi.json", "download
 """Files of a ShakeMap that an area is made of."""
 
 Alert = Literal["green", "yellow", "orange", "red"]
+COLOURS: Final[tuple[Alert, ...]] = ("green", "yellow", "orange", "red")
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Milliseconds = Annotated[int, Field(ge=FIRST_MS, le=LAST_MS)]
 
@@ -95,6 +96,11 @@ def _mapped(value: object) -> object:
     return {} if value == [] else value
 
 
+def _alert(value: object) -> Alert | None:
+    """A colour; whatever else is sent (`pending`) is no alert yet."""
+    return next((colour for colour in COLOURS if colour == value), None)
+
+
 Text = Annotated[str, BeforeValidator(_printable)]
 Mapped = Annotated[dict[str, Any], BeforeValidator(_mapped)]
 
@@ -139,7 +145,7 @@ class _Properties(_Told):
     updated: Milliseconds
     status: Text | None = None
     kind: Text = Field(default="earthquake", alias="type")
-    alert: Alert | None = None
+    alert: Annotated[Alert | None, BeforeValidator(_alert)] = None
     ids: Annotated[list[Id], Field(max_length=MAX_IDS), BeforeValidator(_listed)] = Field(default_factory=list)
     types: Annotated[list[str], Field(max_length=MAX_IDS), BeforeValidator(_listed)] = Field(default_factory=list)
     products: Mapped | None = None
@@ -237,8 +243,7 @@ def _products(products: Mapping[str, Any]) -> _Found:
     refused: list[str] = []
     shakemap = _preferred(products.get("shakemap", []), kind="shakemap", refused=refused)
     failure = _preferred(products.get("ground-failure", []), kind="ground-failure", refused=refused)
-    colour = failure.properties.get("landslide-alert") if failure else None
-    landslide: Alert | None = colour if colour in ("green", "yellow", "orange", "red") else None
+    landslide = _alert(failure.properties.get("landslide-alert")) if failure else None
     return _Found(_shakemap(shakemap) if shakemap else None, landslide, tuple(refused))
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +12,9 @@ from pydantic import ValidationError
 
 from catalog.config import Event
 from catalog.schema import InputError
+from catalog.web import Unanswered, fetch, parse_json
 
 COMCAT_URL: Final = "https://earthquake.usgs.gov/fdsnws/event/1/query"
-TIMEOUT_S: Final = 30.0
 
 
 def load_event(source: str, *, comcat_url: str = COMCAT_URL) -> Event:
@@ -50,10 +47,7 @@ def parse_event(text: str, *, where: str) -> Event:
 
     Raises: InputError naming `where` and what does not fit.
     """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"event {where}: not JSON ({error}); expected a ComCat detail GeoJSON or event.json") from None
+    values = parse_json(text.encode(), where=f"event {where}")
     if isinstance(values, dict) and values.get("type") == "Feature":
         values = _from_comcat(values, where=where)
     if not isinstance(values, dict) or "id" not in values:
@@ -81,7 +75,7 @@ def _from_comcat(feature: dict[str, Any], *, where: str) -> dict[str, Any]:
             "depth_km": depth_km,
             "magnitude": properties.get("mag"),
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise InputError(
             f"event {where}: this GeoJSON feature is not ComCat's ({type(error).__name__}: {error}); expected id, "
             "properties.time and a point with depth; download the event's detail file again"
@@ -96,13 +90,11 @@ def _read(path: Path) -> str:
 
 
 def _fetch(url: str, *, event_id: str) -> str:
-    request = urllib.request.Request(url, headers={"Accept": "application/json"})
+    host = urllib.parse.urlsplit(url).netloc  # of our own constant, or the caller's; redirects elsewhere are refused
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            return str(answer.read().decode("utf-8"))
-    except urllib.error.HTTPError as error:
-        reason = f"the catalogue answered {error.code}"
-        error.close()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = f"the catalogue did not answer ({error})"
-    raise InputError(f"event {event_id}: {reason} at {url}; check the id, or give the event as a JSON file")
+        return fetch(url, hosts=[host]).decode("utf-8")
+    except Unanswered as error:
+        reason = f"the catalogue did not answer with it ({error})"
+    except UnicodeDecodeError as error:
+        reason = f"the catalogue answered with what is no text ({error})"
+    raise InputError(f"event {event_id}: {reason}; check the id, or give the event as a JSON file")

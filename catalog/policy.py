@@ -44,7 +44,7 @@ class QuakePolicy(Strict):
     """Which earthquakes are responded to, and over which ground."""
 
     feed: str = f"https://{USGS_HOST}/earthquakes/feed/v1.0/summary/4.5_day.geojson"
-    """A USGS GeoJSON feed, or a file of one (or of an event's detail)."""
+    """A USGS GeoJSON feed, or a file of one (or of an event's detail); it has to list what the thresholds ask for."""
     query: str | None = f"https://{USGS_HOST}/fdsnws/event/1/query"
     """ComCat: asked for what was updated since the last good poll after an outage, and for details; None = never."""
     catch_up_minutes: float = Field(default=60, gt=0)

@@ -1,8 +1,10 @@
-"""A poll of the earthquake feed: what is read, what is kept, what is told. The rules are in `catalog.watchlist`."""
+"""A poll of the earthquake feed: what is read, what is kept, what is told. The rules are in `catalog.quake_rules`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,22 +15,13 @@ from catalog.areas import Area, area_of_wkt, write_event
 from catalog.comcat import Feed, Quake, parse_detail, parse_feed
 from catalog.files import is_url
 from catalog.policy import Policy
-from catalog.schema import InputError
+from catalog.quake_rules import Decision, Sighting, advance, is_candidate, qualifies, wanted
+from catalog.schema import InputError, StoreError
 from catalog.shaking import area_key, area_of
-from catalog.watchlist import (
-    Announcement,
-    Decision,
-    Sighting,
-    Watchlist,
-    advance,
-    is_candidate,
-    load_watchlist,
-    qualifies,
-    save_watchlist,
-    wanted,
-)  # fmt: skip
+from catalog.watchlist import Announcement, Watchlist, load_watchlist, save_watchlist
 from catalog.web import MAX_BYTES, Unanswered, fetch
 
+LOCK: Final = ".watching"
 OVERLAP: Final = timedelta(minutes=10)
 """ComCat is asked from a little before the last good poll: its answers are cached, and clocks differ."""
 MAX_DETAILS: Final = 50
@@ -59,8 +52,28 @@ def poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
     Stopped at any point and started again, it announces the same: what is decided is kept before it is told, and told
     again until it is acknowledged.
 
-    Raises: StoreError for a damaged watch list; InputError for a policy that cannot be worked with.
+    Raises: StoreError for a damaged watch list, or one that another watcher works on; InputError for a policy that
+    cannot be worked with.
     """
+    with _alone(Path(policy.state)):
+        return _poll(policy, now=now, emit=emit)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Keeps other watchers off a state folder; the system lets go of it when the process ends, however it does."""
+    state.mkdir(parents=True, exist_ok=True)
+    with open(state / LOCK, "w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"state {state}: another watcher polls; wait for it, or give each its own `state`"
+            ) from None
+        yield
+
+
+def _poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
     state = Path(policy.state)
     before = load_watchlist(state)
     told = list(before.outbox)
@@ -87,11 +100,13 @@ def poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
 def _deliver(watchlist: Watchlist, state: Path, emit: Emit) -> Watchlist:
     """Tell what is in the outbox; of each the event's folder is there before it is told."""
     for announcement in watchlist.outbox:
-        known = next(known for known in watchlist.events if known.id == announcement.event_id)
-        if known.announced is not None:
-            said = known.announced
-            area = Area(area_of_wkt(said.area), said.key, said.source)
-            write_event(state, said.event.model_copy(update={"id": known.id}), area)
+        said = {known.id: known.announced for known in watchlist.events}.get(announcement.event_id)
+        if said is None:
+            raise StoreError(
+                f"watch list of {state}: announces {announcement.event_id}, which it lacks; restore it from a backup"
+            )
+        area = Area(area_of_wkt(said.area), said.key, said.source)
+        write_event(state, said.event.model_copy(update={"id": announcement.event_id}), area)
         emit(announcement)
         watchlist = watchlist.model_copy(update={"outbox": watchlist.outbox[1:]})
         save_watchlist(watchlist, state)
@@ -132,7 +147,8 @@ def _listing(policy: Policy, watchlist: Watchlist, now: datetime) -> _Listing:
 
 def _since(policy: Policy, since: datetime) -> Feed:
     rules = policy.earthquakes
-    lowest = min(rules.alert_min_magnitude, rules.min_magnitude, *(r.min_magnitude or 10 for r in rules.regions))
+    regional = (region.min_magnitude for region in rules.regions if region.min_magnitude is not None)
+    lowest = min(rules.alert_min_magnitude, rules.min_magnitude, *regional)
     asked = {
         "format": "geojson",
         "updatedafter": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S}",
@@ -162,6 +178,8 @@ def _sightings(
 ) -> tuple[tuple[Sighting, ...], tuple[str, ...]]:
     """What is decided upon: each candidate's detail with its area, and what ComCat deleted; and what went amiss."""
     ids, warnings, quakes = wanted(watchlist, feed.quakes, policy.earthquakes, now), [], []
+    if policy.earthquakes.query is None:  # nobody to ask for what left the feed
+        ids = tuple(event_id for event_id in ids if any(quake.event.id == event_id for quake in feed.quakes))
     if len(ids) > MAX_DETAILS:
         warnings.append(f"{len(ids)} earthquakes to ask for; {MAX_DETAILS} are, the others by the next poll")
     for event_id in ids[:MAX_DETAILS]:
@@ -185,8 +203,6 @@ def _detail(event_id: str, listed: list[Quake], policy: Policy) -> Quake:
     query = policy.earthquakes.query
     if listed and (query is None or listed[-1].detailed):
         return listed[-1]
-    if query is None:
-        raise Unanswered(f"{event_id}: no longer in the feed, and the policy names no `query` to ask for it")
     asked = {"eventid": event_id, "format": "geojson", "includedeleted": "true"}
     url = f"{query}?{urlencode(asked)}"
     quake = parse_detail(_read(url, policy), where=url)

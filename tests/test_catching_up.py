@@ -163,3 +163,46 @@ def test_poll_of_a_deleted_event_ends_its_response(usgs, tmp_path):
     done, told = _poll(usgs, tmp_path, 3)
     assert [d.state for d in done.decisions] == ["deleted"]
     assert (told, done.watchlist.active()) == ([], ())
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/x", "file:///etc/passwd", "http://127.0.0.1:1/", "x", "http://"]
+)
+def test_poll_does_not_read_a_map_from_elsewhere(usgs, tmp_path, url):
+    hostile = quake("us1")
+    hostile["properties"]["products"]["shakemap"][0]["contents"] = {"download/grid.xml": {"url": url}}
+    _tell(usgs, hostile)
+    done, told = _poll(usgs, tmp_path, 4)
+    assert "a circle of 57 km" in told[0].reason
+    assert any("not allowed" in warning or "expected http" in warning for warning in done.warnings)
+
+
+def test_poll_makes_no_folder_of_an_id_that_is_a_path(usgs, tmp_path):
+    _tell(usgs, quake("us1"), quake("../../us2"), quake("us3", ids=",us3,/etc,"))
+    done, told = _poll(usgs, tmp_path / "state", 1)
+    assert [a.event_id for a in told] == ["us1"]
+    assert len(done.warnings) == 2
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_dir()) == ["state", "us1"]
+
+
+def test_poll_asks_for_few_details_of_a_flood(usgs, tmp_path):
+    usgs.listed = [quake(f"us{n}") for n in range(60)]
+    done, told = _poll(usgs, tmp_path, 1)
+    assert len([a for a in usgs.asked if "eventid" in a]) == 50
+    assert done.warnings[0].startswith("60 earthquakes to ask for")
+    assert told == []
+
+
+def test_poll_of_an_empty_feed_is_not_good_until_comcat_agrees(usgs, tmp_path):
+    _tell(usgs, quake("us0", mag=4.6))
+    _poll(usgs, tmp_path, -1)
+    usgs.listed = []
+    assert not _poll(usgs, tmp_path, -0.5)[0].is_good
+    assert _poll(usgs, tmp_path, 1)[0].is_good
+
+
+def test_poll_refuses_a_feed_file_that_is_too_large(tmp_path):
+    with open(tmp_path / "feed.geojson", "wb") as stream:
+        stream.truncate(33 * 1024**2)
+    policy = Policy(state=str(tmp_path), earthquakes=QuakePolicy(feed=str(tmp_path / "feed.geojson"), query=None))
+    assert "more than 33554432 bytes" in poll(policy, now=utc(STRUCK), emit=pytest.fail).warnings[0]

@@ -39,7 +39,7 @@ def test_load_event_asks_comcat_for_an_id(comcat_url):
 
 
 def test_load_event_says_when_comcat_does_not_know_the_id(comcat_url):
-    with pytest.raises(InputError, match="us9: the catalogue answered 404"):
+    with pytest.raises(InputError, match="us9: the catalogue did not answer with it .*answered 404"):
         load_event("us9", comcat_url=comcat_url)
 
 
@@ -73,6 +73,11 @@ def test_load_event_missing_file(tmp_path):
 def test_parse_event_refuses_what_is_no_event(text, match):
     with pytest.raises(InputError, match=match):
         parse_event(text, where="x.json")
+
+
+def test_parse_event_refuses_what_no_json_is_allowed_to_hold():
+    with pytest.raises(InputError, match="NaN is no JSON number"):
+        parse_event('{"id": "a", "magnitude": NaN}', where="x.json")
 
 
 @pytest.mark.real

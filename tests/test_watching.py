@@ -48,6 +48,7 @@ def _replay(policy, maps, steps):
         _write(policy, features, maps)
         done = poll(policy, now=utc(ms), emit=told.append)
         decisions += done.decisions
+        assert not done.warnings
     return told, decisions
 
 
@@ -58,7 +59,7 @@ def test_poll_of_real_histories_responds_once_to_each_earthquake(tmp_path, maps)
     assert sorted(a.event_id for a in told if a.revision == 1) == sorted(EVENTS)
     assert {a.event_id for a in told} == set(EVENTS)
     assert len({a.uuid for a in told}) == len(told)
-    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == sorted([*EVENTS, "watchlist.json"])
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == sorted([*EVENTS, ".watching", "watchlist.json"])
 
 
 @pytest.mark.real
@@ -119,11 +120,12 @@ def _deadly(monkeypatch, point):
     return emit, told
 
 
-def _killed_replay(policy, maps, steps, emit):
+def _killed_replay(policy, maps, steps, emit, *, restarts=2):
+    """How often the watcher was killed; with one start a poll it comes back at the next."""
     deaths = 0
     for ms, features in steps:
         _write(policy, features, maps)
-        for again in range(2):
+        for again in range(restarts):
             try:
                 poll(policy, now=utc(ms) + timedelta(seconds=again), emit=emit)
                 break
@@ -136,26 +138,45 @@ def _outcome(told, kept):
     return {a.uuid for a in told}, [(k.id, k.state, k.reason, k.announced) for k in kept.events]
 
 
+def _first_hours():
+    """Polls of Hokkaido's history until its area was revised for the second time, and one when nothing happened."""
+    news = {p["updateTime"] for p in document("us2000h8ty")["properties"]["products"]["shakemap"]}
+    moments = [ms for ms in update_times("us2000h8ty")[1:] if ms in news or ms < min(news)][:9]
+    steps = [(ms, [as_of("us2000h8ty", ms)]) for ms in moments]
+    return [*steps, (moments[-1] + 60_000, steps[-1][1])]
+
+
+def _killed_everywhere(folder, maps, monkeypatch, *, restarts):
+    """What was told and kept: first of a run that was not killed, then of one killed at each moment."""
+    for point in range(-1, 1_000):
+        (folder / str(point)).mkdir()
+        with monkeypatch.context() as patched:
+            emit, told = _deadly(patched, point)
+            deaths = _killed_replay(_policy(folder / str(point), maps), maps, _first_hours(), emit, restarts=restarts)
+        yield told, load_watchlist(folder / str(point) / "state")
+        if deaths != (point >= 0):
+            assert point > 40, "there are fewer moments than there were"
+            return
+
+
 @pytest.mark.real
 def test_poll_killed_at_any_point_and_started_again_announces_the_same(tmp_path, maps, monkeypatch):
-    news = {p["updateTime"] for p in document("us2000h8ty")["properties"]["products"]["shakemap"]}
-    firsts = [ms for ms in update_times("us2000h8ty")[1:] if ms in news or ms < min(news)][:9]
-    steps = [(ms, [as_of("us2000h8ty", ms)]) for ms in firsts]
-    reached, point, expected = True, 0, None
-    while reached:
-        folder = tmp_path / str(point)
-        folder.mkdir()
-        with monkeypatch.context() as patched:
-            emit, told = _deadly(patched, point - 1)  # the first run is not killed
-            deaths = _killed_replay(_policy(folder, maps), maps, steps, emit)
-        kept = load_watchlist(folder / "state")
-        if expected is None:
-            expected = _outcome(told, kept)
-            assert len(expected[0]) == len(told) == 3
-        assert _outcome(told, kept) == expected, f"killed at moment {point - 1}"
+    runs = _killed_everywhere(tmp_path, maps, monkeypatch, restarts=2)
+    expected = _outcome(*next(runs))
+    assert len(expected[0]) == 3
+    for told, kept in runs:
+        assert _outcome(told, kept) == expected
         assert not kept.outbox
-        reached, point = point == 0 or deaths == 1, point + 1
-    assert point > 40
+
+
+@pytest.mark.real
+def test_poll_killed_at_any_point_and_started_later_responds_once(tmp_path, maps, monkeypatch):
+    for told, kept in _killed_everywhere(tmp_path, maps, monkeypatch, restarts=1):
+        texts = {a.uuid: a.model_dump_json() for a in told}
+        assert {a.model_dump_json() for a in told} == set(texts.values())  # told again, it says the same
+        assert {a.event_id for a in told} == {"us2000h8ty"}
+        assert sorted({a.revision for a in told}) == list(range(1, kept.events[0].announced.revision + 1))
+        assert not kept.outbox
 
 
 def test_poll_of_an_unanswered_feed_changes_nothing(tmp_path):
@@ -169,7 +190,9 @@ def test_poll_of_an_unanswered_feed_changes_nothing(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("feed", [b"", b"<html>", b"[]", b'{"type": "FeatureCollection"}', b'{"type": "Feature"', b"\xff"])
+@pytest.mark.parametrize(
+    "feed", [b"", b"<html>", b"[]", b'{"type": "FeatureCollection"}', b'{"type": "Feature"', b"\xff"]
+)
 def test_poll_of_a_malformed_feed_changes_nothing(tmp_path, maps, feed):
     policy = _policy(tmp_path, maps)
     _replay(policy, maps, _history("us2000h8ty")[:12])

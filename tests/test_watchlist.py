@@ -9,17 +9,9 @@ from catalog.areas import Area
 from catalog.comcat import Quake
 from catalog.config import Event
 from catalog.policy import QuakePolicy, Region
+from catalog.quake_rules import Sighting, advance, is_candidate, qualifies, wanted
 from catalog.schema import StoreError
-from catalog.watchlist import (
-    Sighting,
-    Watchlist,
-    advance,
-    is_candidate,
-    load_watchlist,
-    qualifies,
-    save_watchlist,
-    wanted,
-)  # fmt: skip
+from catalog.watchlist import Watchlist, load_watchlist, save_watchlist
 
 STRUCK = datetime(2020, 5, 1, tzinfo=UTC)
 SOON = STRUCK + timedelta(hours=1)
@@ -219,6 +211,15 @@ def test_wanted_is_what_is_new_updated_or_due():
     assert wanted(watchlist, [_quake(31)], POLICY, SOON) == ("us1",)
     assert wanted(watchlist, [], POLICY, SOON + timedelta(minutes=5)) == ()
     assert wanted(watchlist, [], POLICY, SOON + timedelta(minutes=10)) == ("us1",)
+
+
+def test_wanted_asks_again_for_what_lay_in_the_future_once_its_time_has_come():
+    early = STRUCK - timedelta(hours=5)  # the clock was wrong, or the catalogue
+    watchlist, (decision,) = _after((early, [Sighting(QUAKE, AREA)]))
+    assert decision.state == "declined"
+    assert wanted(watchlist, [], POLICY, early + timedelta(hours=1)) == ()
+    assert wanted(watchlist, [], POLICY, SOON) == ("us1",)
+    assert [a.event_id for a in advance(watchlist, [Sighting(QUAKE, AREA)], POLICY, SOON)[0].outbox] == ["us1"]
 
 
 def test_announcement_ids_are_of_the_revision():
