@@ -93,6 +93,7 @@ def test_up_on_the_same_home_keeps_the_history_and_deploys_nothing_twice(folder)
         assert process.wait(timeout=90) == 0
     assert counts[0] == counts[1]
     assert len(counts[0][0]) == 8
+    assert "a run without a sign of life is crashed" in counts[0][1]
 
 
 @pytest.mark.slow
