@@ -50,8 +50,10 @@ class Bench:
 
 
 def spread(values: Iterable[float]) -> str:
-    """Mean and standard deviation of the seeds."""
+    """Mean and standard deviation of the seeds; empty without any."""
     numbers = list(values)
+    if not numbers:
+        return ""
     return f"{mean(numbers):.3f}" + (f" ± {stdev(numbers):.3f}" if len(numbers) > 1 else "")
 
 

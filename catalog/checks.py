@@ -20,7 +20,7 @@ from shapely.ops import unary_union
 
 from catalog.config import DEFAULT_BLOCK_PX, Event, RunConfig
 from catalog.grid import Bounds, Grid, snap_grid, utm_epsg
-from catalog.items import BAND_INDEX, BASELINE, LOCAL, local_item, search_stac
+from catalog.items import BAND_INDEX, BASELINE, ITEM_SUFFIXES, LOCAL, local_item, search_stac, stored_items
 from catalog.rasters import RasterInfo, describe_raster, open_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
@@ -122,12 +122,19 @@ def _epoch(role: Role, config: RunConfig, entry: Sensor, aoi: geopandas.GeoDataF
     )
     if files:
         time = _aware(time) if time else None
-        items: Sequence[pystac.Item] = [local_item(path, entry, time_utc=time) for path in files]
+        items: Sequence[pystac.Item] = [item for path in files for item in _items_of(path, entry, time)]
     elif config.stac is not None:
         items = _search(role, config, entry, aoi)
     else:
         return None
     return Epoch(role, entry.name, tuple(item.to_dict(transform_hrefs=False) for item in items), tuple(masks))
+
+
+def _items_of(path: str, entry: Sensor, time_utc: datetime | None) -> tuple[pystac.Item, ...]:
+    """One item of a raster or folder, or those that a JSON file holds."""
+    if Path(path).suffix.lower() in ITEM_SUFFIXES:
+        return stored_items(path, entry)
+    return (local_item(path, entry, time_utc=time_utc),)
 
 
 def _search(role: Role, config: RunConfig, entry: Sensor, aoi: geopandas.GeoDataFrame | None) -> list[pystac.Item]:

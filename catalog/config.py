@@ -87,7 +87,7 @@ class RunConfig(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Event id: names the store and the product folder."""
     post: tuple[str, ...] = ()
-    """Post-event rasters; several are composited, the clearest pixel wins."""
+    """Post-event rasters, or JSON files of STAC items; several are composited, the first that saw the ground wins."""
     pre: tuple[str, ...] = ()
     stac: StacConfig | None = None
     sensor: str = "rgb8"

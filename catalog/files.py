@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import fsspec
@@ -13,6 +14,15 @@ import fsspec
 from catalog.config import environment
 from catalog.schema import InputError
 from catalog.store import storage_options
+
+HTTP_OPTIONS: Final = {
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_MAX_RETRY": "2",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+}
+"""Seconds, bytes a second, and tries: without them GDAL waits for a silent server for ever."""
 
 
 def is_url(path: str) -> bool:
@@ -68,13 +78,28 @@ def _digest(path: str, state: str) -> str:
 
 
 def gdal_options(path: str) -> dict[str, Any]:
-    """GDAL's settings for a file: no listing of remote folders, and the S3 endpoint of LANDSLIDENET_S3_ENDPOINT."""
+    """GDAL's settings for a file.
+
+    No listing of remote folders, an end to its patience with servers, and the S3 endpoint of LANDSLIDENET_S3_ENDPOINT.
+    """
     if not is_url(path):
         return {}
-    options: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+    options: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", **HTTP_OPTIONS}
     endpoint = environment("LANDSLIDENET_S3_ENDPOINT")
     if path.startswith("s3://") and endpoint:
         scheme, _, host = endpoint.rpartition("://")
         https = "NO" if scheme == "http" else "YES"
         options |= {"AWS_S3_ENDPOINT": host.rstrip("/"), "AWS_HTTPS": https, "AWS_VIRTUAL_HOSTING": "FALSE"}
     return options
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a local text file, whole or not at all; returns its path. Folders are made where they are missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(beside, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, path)
+    return path

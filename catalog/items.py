@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pystac
 from pystac_client import Client
@@ -15,7 +17,7 @@ from shapely.geometry import box, mapping
 
 from catalog.config import StacConfig
 from catalog.deliveries import find_delivery
-from catalog.files import absolute, exists, name_of
+from catalog.files import absolute, exists, is_url, name_of
 from catalog.grid import Bounds
 from catalog.rasters import RasterInfo, describe_raster
 from catalog.schema import InputError
@@ -28,6 +30,12 @@ LOCAL, BAND_INDEX, BASELINE = "landslidenet:local", "landslidenet:band_index", "
 
 ANY_TIME: Final = ("1970-01-01T00:00:00Z", "2200-01-01T00:00:00Z")
 """STAC's way to say that an item's time is not known: a range that holds every scene."""
+
+ITEM_SUFFIXES: Final = (".json", ".geojson")
+"""Of files that hold STAC items: imagery by its description."""
+
+READ_SCHEMES: Final = ("http", "https", "s3")
+TIMEOUT_S: Final = 30.0
 
 
 def local_item(path: str | Path, sensor: Sensor, *, time_utc: datetime | None = None) -> pystac.Item:
@@ -117,6 +125,58 @@ def _qa_place(
     return {source.assets[0]: (path, index)} if 0 < index <= size else {}
 
 
+def stored_items(path: str | Path, sensor: Sensor) -> tuple[pystac.Item, ...]:
+    """Items of a file that holds a STAC Item or ItemCollection; their order is that of preference.
+
+    An asset's href may be relative to the file. Such items count as STAC's: by id and `updated`, not by content.
+
+    Raises: InputError when the file is no such thing, or an item lacks a band or leads elsewhere than to files,
+    http(s):// and s3://.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        listed = values["features"] if values.get("type") == "FeatureCollection" else [values]
+        items = tuple(pystac.Item.from_dict(value) for value in listed)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pystac.STACError, pystac.STACTypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read as STAC items ({type(error).__name__}: {error}); expected a STAC Item or "
+            "ItemCollection"
+        ) from None
+    if not items:
+        raise InputError(f"{path}: got an ItemCollection without items; expected at least one scene")
+    for item in items:
+        check_bands(item.id, list(item.assets), sensor, fix="choose the sensor that fits these items")
+        item.properties.pop(LOCAL, None)
+        for asset in item.assets.values():
+            asset.href = _placed(asset.href, Path(path), item_id=item.id)
+    return items
+
+
+def _placed(href: str, holder: Path, *, item_id: str) -> str:
+    """Where an asset is, of an item that a file holds."""
+    if not is_url(href):
+        return str((holder.resolve().parent / href).resolve())
+    parts = urlsplit(href)
+    if parts.scheme not in READ_SCHEMES or "@" in parts.netloc:
+        raise InputError(
+            f"{holder}: item {item_id} leads to {href!r:.200}; expected a file, http(s):// or s3://, without a password"
+        )
+    return href
+
+
+def check_bands(item_id: str, assets: Sequence[str], sensor: Sensor, *, fix: str) -> None:
+    """Raise when an item's assets (keys) lack a required band of the sensor.
+
+    Raises: InputError naming the bands.
+    """
+    missing = [band for band in sensor.required if not set(sensor.bands[band].assets) & set(assets)]
+    if missing:
+        raise InputError(
+            f"STAC item {item_id}: band(s) {', '.join(missing)} missing: got assets {', '.join(assets)}; "
+            f"expected those of {sensor.name}; {fix}"
+        )
+
+
 def search_stac(
     stac: StacConfig, *, sensor: Sensor, bbox: Bounds, start: datetime, end: datetime
 ) -> tuple[pystac.Item, ...]:
@@ -127,18 +187,13 @@ def search_stac(
     Raises: InputError when the API does not answer, or an item lacks a band.
     """
     try:
-        client = Client.open(stac.url)
+        client = Client.open(stac.url, timeout=TIMEOUT_S)
         found = client.search(collections=[stac.collection], bbox=bbox, datetime=[start, end]).item_collection()
-    except (APIError, pystac.STACError, ValueError) as error:
+    except (APIError, pystac.STACError, pystac.STACTypeError, ValueError) as error:
         raise InputError(f"STAC {stac.url}: no usable answer ({error}); check the address and the collection") from None
     clear = [item for item in found if (item.properties.get("eo:cloud_cover") or 0) <= stac.max_cloud_percent]
     for item in clear:
-        missing = [band for band in sensor.required if find_asset(item.to_dict(), sensor.bands[band].assets) is None]
-        if missing:
-            raise InputError(
-                f"STAC item {item.id}: band(s) {', '.join(missing)} missing: got assets {', '.join(item.assets)}; "
-                f"expected those of {sensor.name}; choose the sensor that fits collection {stac.collection}"
-            )
+        check_bands(item.id, list(item.assets), sensor, fix=f"choose the sensor that fits collection {stac.collection}")
     logger.info("STAC %s: %d items found, %d clear enough", stac.collection, len(found), len(clear))
     return tuple(sorted(clear, key=lambda item: item.datetime or start))
 

@@ -6,7 +6,7 @@ One YAML file. No I/O here but reading that file.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -17,14 +17,70 @@ from catalog.schema import InputError
 USGS_HOST: Final = "earthquake.usgs.gov"
 
 
+class Region(Strict):
+    """Where other thresholds hold; of several that hold a place the first counts."""
+
+    name: str
+    bounds: tuple[float, float, float, float]
+    """West, south, east, north in degrees; west > east crosses the antimeridian."""
+    min_magnitude: float | None = None
+    """None = the policy's."""
+    max_depth_km: float | None = None
+    """None = the policy's."""
+    ignore: bool = False
+    """No earthquake of it is responded to."""
+
+    def holds(self, longitude: float, latitude: float) -> bool:
+        """Whether a place lies in it."""
+        west, south, east, north = self.bounds
+        across = west <= longitude <= east if west <= east else longitude >= west or longitude <= east
+        return across and south <= latitude <= north
+
+
+AlertColour = Literal["green", "yellow", "orange", "red"]
+
+
 class QuakePolicy(Strict):
     """Which earthquakes are responded to, and over which ground."""
 
     feed: str = f"https://{USGS_HOST}/earthquakes/feed/v1.0/summary/4.5_day.geojson"
-    """A USGS GeoJSON feed, or a file of one."""
+    """A USGS GeoJSON feed, or a file of one (or of an event's detail)."""
     query: str | None = f"https://{USGS_HOST}/fdsnws/event/1/query"
-    """ComCat, asked for what was updated since the last poll after an outage; None = never."""
+    """ComCat: asked for what was updated since the last good poll after an outage, and for details; None = never."""
+    catch_up_minutes: float = Field(default=60, gt=0)
+    """Without a good poll for so long, ComCat is asked for what happened since."""
+    silence_hours: float = Field(default=6, gt=0)
+    """Without a good poll for so long, the watcher's run fails, so that somebody looks."""
+
     min_magnitude: float = 6.0
+    max_depth_km: float = 150.0
+    regions: tuple[Region, ...] = ()
+    alert_min_magnitude: float = 5.0
+    """Enough for an earthquake with one of these alerts."""
+    landslide_alerts: tuple[AlertColour, ...] = ("yellow", "orange", "red")
+    """Of USGS ground failure."""
+    pager_alerts: tuple[AlertColour, ...] = ("orange", "red")
+    max_age_days: float = Field(default=30, gt=0)
+    """Older when first seen: not responded to."""
+    max_future_minutes: float = Field(default=10, ge=0)
+    """An earthquake later than this from now has a wrong time, or the clock has."""
+    shakemap_wait_hours: float = Field(default=3, ge=0)
+    """Since the earthquake; then its area is a circle by its magnitude."""
+    follow_days: float = Field(default=90, gt=0)
+    """Since the earthquake; then it is closed, and revised no more."""
+    revised_area: float = Field(default=0.1, gt=0, le=1)
+    """Share of the area that must differ for a revision to be announced; or one of the next two."""
+    revised_magnitude: float = Field(default=0.2, gt=0)
+    revised_km: float = Field(default=10.0, gt=0)
+    """The epicentre moved so far."""
+
+    min_pga_g: float = Field(default=0.1, gt=0, le=5)
+    """Ground shaken less is left out; where a ShakeMap has only intensities, `min_mmi` does so."""
+    min_mmi: float = Field(default=6.0, ge=1, le=10)
+    dem: str | None = None
+    """An elevation raster (it may be coarse): sea and flat ground are cut away; where it ends nothing is."""
+    min_relief_m: float = Field(default=50.0, ge=0)
+    """Difference of elevation within about a kilometre; less is flat."""
 
 
 class StacSource(Strict):
@@ -44,6 +100,10 @@ class ImageryPolicy(Strict):
     days_before: int = Field(default=365, ge=1)
     days_after: int = Field(default=60, ge=1)
     max_cloud_percent: float = Field(default=80.0, ge=0, le=100)
+    timeout_s: float = Field(default=30.0, gt=0, le=600)
+    """For one answer of a STAC API, whole."""
+    max_items: int = Field(default=200, ge=1, le=2000)
+    """Items taken of one search; more are told of, and left."""
 
 
 class RetentionPolicy(Strict):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import ipaddress
 import json
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -41,6 +44,8 @@ def check_url(url: str, *, hosts: Sequence[str]) -> SplitResult:
     >>> check_url("https://a.example.org/x", hosts=["a.example.org"]).hostname
     'a.example.org'
     """
+    if not (url.isascii() and url.isprintable()) or set(url) & set(' \\<>"'):
+        raise InputError(f"address {url!r:.200}: has characters that no address has; expected https://HOST/...")
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower(), parts.port
@@ -51,12 +56,16 @@ def check_url(url: str, *, hosts: Sequence[str]) -> SplitResult:
     names = {host, f"{host}:{port or {'http': 80, 'https': 443}[parts.scheme]}"}
     if names & {entry.lower() for entry in hosts}:
         return parts
-    if any(entry.startswith("*.") and host.endswith(entry[1:].lower()) for entry in hosts):
+    if _fits_wildcard(host, hosts):
         _check_public(host, url)
         return parts
     raise InputError(
         f"address {url!r:.200}: host {host} is not allowed; expected one of {', '.join(hosts)}; add it to `hosts`"
     )
+
+
+def _fits_wildcard(host: str, hosts: Sequence[str]) -> bool:
+    return any(entry.startswith("*.") and host.endswith(entry[1:].lower()) for entry in hosts)
 
 
 def _check_public(host: str, url: str) -> None:
@@ -76,16 +85,15 @@ def fetch(
     Raises: InputError for an address or an answer that is not allowed; Unanswered when no try was answered.
     """
     check_url(url, hosts=hosts)
-    opener = urllib.request.build_opener(_Guard(hosts))
     for attempt in range(tries):
         try:
-            return _read(opener, url, max_bytes=max_bytes, timeout_s=timeout_s)
+            return _read(url, hosts, max_bytes=max_bytes, timeout_s=timeout_s)
         except urllib.error.HTTPError as error:
             told = f"{error.code} {error.reason}"
             error.close()
             if error.code < 500 and error.code != 429:
                 raise Unanswered(f"{url}: answered {told}") from None
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, http.client.HTTPException) as error:
             told = str(error) or type(error).__name__
         if attempt + 1 < tries:
             time.sleep(PAUSE_S * 2**attempt)
@@ -101,18 +109,92 @@ class _Guard(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _read(opener: urllib.request.OpenerDirector, url: str, *, max_bytes: int, timeout_s: float) -> bytes:
-    deadline, pieces, size = time.monotonic() + timeout_s, [], 0
-    with opener.open(urllib.request.Request(url, headers={"User-Agent": "landslidenet"}), timeout=timeout_s) as answer:
-        promised = int(answer.headers.get("Content-Length") or -1)
-        while piece := answer.read1(PIECE_BYTES):
-            pieces.append(piece)
-            size += len(piece)
-            if size > max_bytes:
-                raise InputError(f"{url}: has more than {max_bytes} bytes; refused")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not whole after {timeout_s:g} s")
-    if promised >= 0 and size < promised:
+class _Deadline:
+    """Ends every connection of a try when its time is up, also one whose headers trickle in."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.passed = False
+        self._ends = time.monotonic() + timeout_s
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(timeout_s, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def watch(self, opened: socket.socket) -> None:
+        self._sockets.append(opened)
+        if time.monotonic() > self._ends:
+            self._end()
+
+    def _end(self) -> None:
+        self.passed = True
+        for opened in self._sockets:
+            with contextlib.suppress(OSError):  # closed already
+                opened.shutdown(socket.SHUT_RDWR)
+
+
+class _Watched(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens connections that a deadline ends, and that lead outward where only a `*.name` allowed their host."""
+
+    def __init__(self, hosts: Sequence[str], deadline: _Deadline) -> None:
+        urllib.request.HTTPHandler.__init__(self)
+        urllib.request.HTTPSHandler.__init__(self)
+        self.hosts, self.deadline = hosts, deadline
+
+    def http_open(self, req: urllib.request.Request) -> Any:  # noqa: ANN401 - urllib's
+        return self.do_open(self._connection(http.client.HTTPConnection), req)
+
+    def https_open(self, req: urllib.request.Request) -> Any:  # noqa: ANN401 - urllib's
+        return self.do_open(self._connection(http.client.HTTPSConnection), req)
+
+    def _connection(self, kind: type[http.client.HTTPConnection]) -> Any:  # noqa: ANN401 - urllib wants a class
+        guard = self
+
+        class Connection(kind):  # type: ignore[valid-type, misc]
+            def connect(self) -> None:
+                super().connect()
+                guard.deadline.watch(self.sock)
+                exact = {entry.lower() for entry in guard.hosts} & {self.host, f"{self.host}:{self.port}"}
+                address = str(self.sock.getpeername()[0])
+                if not exact and _fits_wildcard(self.host, guard.hosts):
+                    _refuse_inward(address, self.host)
+
+        return Connection
+
+
+def _refuse_inward(address: str, host: str) -> None:
+    if not ipaddress.ip_address(address.partition("%")[0]).is_global:
+        raise InputError(f"host {host} led to {address}, which is not public; name it in `hosts`")
+
+
+def _read(url: str, hosts: Sequence[str], *, max_bytes: int, timeout_s: float) -> bytes:
+    pieces, size = [], 0
+    request = urllib.request.Request(url, headers={"User-Agent": "landslidenet"})
+    with _Deadline(timeout_s) as deadline:
+        opener = urllib.request.build_opener(_Guard(hosts), _Watched(hosts, deadline))
+        try:
+            with opener.open(request, timeout=timeout_s) as answer:
+                stated = answer.headers.get("Content-Length", "")
+                promised = int(stated[:18]) if stated.isascii() and stated.isdigit() else 0
+                if promised > max_bytes:
+                    raise InputError(f"{url}: has {promised} bytes; expected {max_bytes} at most; refused")
+                while piece := answer.read1(PIECE_BYTES):
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > max_bytes:
+                        raise InputError(f"{url}: has more than {max_bytes} bytes; refused")
+        except (OSError, http.client.HTTPException):
+            if deadline.passed:
+                raise TimeoutError(f"not whole after {timeout_s:g} s") from None
+            raise
+        if deadline.passed:
+            raise TimeoutError(f"not whole after {timeout_s:g} s")
+    if size < promised:
         raise EOFError(f"cut off after {size} of {promised} bytes")
     return b"".join(pieces)
 
@@ -149,6 +231,6 @@ def parse_xml(data: bytes, *, where: str) -> ET.Element:
     """
     try:
         root: ET.Element = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
-    except (ET.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
+    except (ET.ParseError, defusedxml.DefusedXmlException, ValueError, LookupError) as error:
         raise InputError(f"{where}: not XML that is read here ({type(error).__name__}: {error})") from None
     return root

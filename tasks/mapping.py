@@ -89,6 +89,7 @@ def join_pieces(run: Run, pieces: Pieces, *, threshold: float, previous: Version
     give_back_freed_memory()
     found = objects.join_objects(slides)
     slides.clear()
+    give_back_freed_memory()
     version = next_version(Path(config.out), config.name)
     landslides, vetoed = build_inventory(
         found,

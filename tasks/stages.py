@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 import threading
@@ -211,7 +212,8 @@ def _map(
         if (following := next(queue, None)) is not None:
             running.add(submit(following))  # type: ignore[no-untyped-call]
         yield block, result, cpu_s
-    client.run(give_back_freed_memory)
+        del future, result
+    client.run(trim_worker)
 
 
 def _failed(where: str, error: BaseException) -> LandslideError:
@@ -282,18 +284,31 @@ class Stopwatch:
         )
 
 
-M_ARENA_MAX: Final = -8
-"""Parameter number of glibc's mallopt. Source: glibc, malloc.h."""
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""Parameter numbers of glibc's mallopt. Source: glibc, malloc.h."""
+LARGE_BYTES: Final = 4 * MIB
+RELEASE_WAIT_S: Final = 2.0
+"""Longest that a worker waits for results to be let go before it gives memory back."""
 
 
 def share_one_heap() -> None:
-    """Let all threads of this process use one heap, so that what one of them frees another can use.
+    """Let all threads of this process use one heap, and return what is larger than 4 MiB as soon as it is freed.
 
-    glibc gives each thread a heap of its own; a flow run has dozens of threads and one that works.
+    glibc gives each thread a heap of its own, and keeps ever larger pieces in it; a flow run has dozens of threads and
+    one that works.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+
+
+async def trim_worker(dask_worker: Any) -> None:  # noqa: ANN401 - distributed.Worker
+    """Give back what a worker freed, once the results that were fetched from it are let go, which takes a moment."""
+    until = time.monotonic() + RELEASE_WAIT_S
+    while len(dask_worker.data) and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+    give_back_freed_memory()
 
 
 def give_back_freed_memory() -> None:

@@ -10,14 +10,18 @@ ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
 SHELLS = {
     "tasks.steps", "tasks.story", "tasks.pairing", "tasks.scenario", "tasks.blocks", "tasks.stages", "tasks.samples",
-    "tasks.learning", "tasks.review", "tasks.mapping",
+    "tasks.learning", "tasks.review", "tasks.mapping", "tasks.outlook",
 }  # fmt: skip
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
 FLOWS_REACH = {
-    "catalog.config", "catalog.events", "catalog.schema",  # what a run is told, and the errors it is told
-    "catalog.policy", "catalog.retention",
-    "tasks.steps", "tasks.story", "tasks.review", "tasks.learning", "tasks.stages",
+    # what a run and the watchers are told, what is known of a response, and the errors they are told
+    "catalog.config", "catalog.events", "catalog.locks", "catalog.policy",
+    "catalog.responses", "catalog.retention", "catalog.schema", "catalog.watching",
+    "catalog.watchlist", "catalog.web",
+    # the steps, and the shells that need no Prefect
+    "tasks.learning", "tasks.outlook", "tasks.review", "tasks.stages",
+    "tasks.steps", "tasks.story",
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
 COMPUTING = {

@@ -1,0 +1,221 @@
+"""A poll of the earthquake feed: what is read, what is kept, what is told. The rules are in `catalog.watchlist`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlencode
+
+from catalog.areas import Area, area_of_wkt, write_event
+from catalog.comcat import Feed, Quake, parse_detail, parse_feed
+from catalog.files import is_url
+from catalog.policy import Policy
+from catalog.schema import InputError
+from catalog.shaking import area_key, area_of
+from catalog.watchlist import (
+    Announcement,
+    Decision,
+    Sighting,
+    Watchlist,
+    advance,
+    is_candidate,
+    load_watchlist,
+    qualifies,
+    save_watchlist,
+    wanted,
+)  # fmt: skip
+from catalog.web import MAX_BYTES, Unanswered, fetch
+
+OVERLAP: Final = timedelta(minutes=10)
+"""ComCat is asked from a little before the last good poll: its answers are cached, and clocks differ."""
+MAX_DETAILS: Final = 50
+"""Details that one poll asks for; the others are asked for by the next."""
+
+Emit = Callable[[Announcement], None]
+"""Tells an announcement; may be called again for one that was told before."""
+
+
+@dataclass(frozen=True)
+class Poll:
+    """What came of a poll."""
+
+    watchlist: Watchlist
+    decisions: tuple[Decision, ...]
+    announced: tuple[Announcement, ...]
+    warnings: tuple[str, ...]
+    """What did not answer, or was refused, each with its reason."""
+    is_good: bool
+    """Everything that may have happened since the last good poll was read."""
+    silent: timedelta
+    """Since the last good poll, or the first one."""
+
+
+def poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
+    """One poll: the feed is read, decided upon, kept and told, in this order; an unanswered one changes nothing.
+
+    Stopped at any point and started again, it announces the same: what is decided is kept before it is told, and told
+    again until it is acknowledged.
+
+    Raises: StoreError for a damaged watch list; InputError for a policy that cannot be worked with.
+    """
+    state = Path(policy.state)
+    before = load_watchlist(state)
+    told = list(before.outbox)
+    before = _deliver(before, state, emit)
+    listing = _listing(policy, before, now)
+    started = before.model_copy(update={"started_utc": before.started_utc or now})
+    if listing.feed is None:
+        if started != before:
+            save_watchlist(started, state)
+        silent = now - (before.polled_utc or started.started_utc or now)
+        return Poll(started, (), tuple(told), listing.warnings, is_good=False, silent=silent)
+    sightings, warnings = _sightings(policy, started, listing.feed, now)
+    after, decisions = advance(started, sightings, policy.earthquakes, now)
+    if listing.is_good:
+        after = after.model_copy(update={"polled_utc": now})
+    told += after.outbox
+    if after != before:
+        save_watchlist(after, state)
+    after = _deliver(after, state, emit)
+    silent = now - (after.polled_utc or after.started_utc or now)
+    return Poll(after, decisions, tuple(told), (*listing.warnings, *warnings), is_good=listing.is_good, silent=silent)
+
+
+def _deliver(watchlist: Watchlist, state: Path, emit: Emit) -> Watchlist:
+    """Tell what is in the outbox; of each the event's folder is there before it is told."""
+    for announcement in watchlist.outbox:
+        known = next(known for known in watchlist.events if known.id == announcement.event_id)
+        if known.announced is not None:
+            said = known.announced
+            area = Area(area_of_wkt(said.area), said.key, said.source)
+            write_event(state, said.event.model_copy(update={"id": known.id}), area)
+        emit(announcement)
+        watchlist = watchlist.model_copy(update={"outbox": watchlist.outbox[1:]})
+        save_watchlist(watchlist, state)
+    return watchlist
+
+
+@dataclass(frozen=True)
+class _Listing:
+    feed: Feed | None
+    warnings: tuple[str, ...]
+    is_good: bool
+
+
+def _listing(policy: Policy, watchlist: Watchlist, now: datetime) -> _Listing:
+    """The feed, and after an outage what happened in it."""
+    rules, warnings, feeds = policy.earthquakes, [], []
+    last = watchlist.polled_utc
+    catches_up = rules.query is not None and last is not None
+    catches_up = catches_up and now - (last or now) > timedelta(minutes=rules.catch_up_minutes)
+    is_good = False
+    try:
+        feeds.append(parse_feed(_read(rules.feed, policy), where=rules.feed))
+        is_good = not catches_up and (bool(feeds[0].quakes) or rules.query is None)
+        if not feeds[0].quakes:
+            warnings.append(f"{rules.feed}: holds no earthquake")
+    except (Unanswered, InputError) as error:
+        warnings.append(str(error))
+    if catches_up and last is not None:
+        try:
+            feeds.append(_since(policy, last - OVERLAP))
+            is_good = True
+        except (Unanswered, InputError) as error:
+            warnings.append(str(error))
+    quakes = tuple(quake for feed in feeds for quake in feed.quakes)
+    refused = [reason for feed in feeds for reason in feed.refused]
+    return _Listing(Feed(quakes, tuple(refused)) if quakes or is_good else None, (*warnings, *refused), is_good)
+
+
+def _since(policy: Policy, since: datetime) -> Feed:
+    rules = policy.earthquakes
+    lowest = min(rules.alert_min_magnitude, rules.min_magnitude, *(r.min_magnitude or 10 for r in rules.regions))
+    asked = {
+        "format": "geojson",
+        "updatedafter": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S}",
+        "minmagnitude": f"{lowest:g}",
+        "includedeleted": "true",
+    }
+    url = f"{rules.query}?{urlencode(asked)}"
+    data = _read(url, policy)
+    return parse_feed(data, where=url) if data else Feed((), ())  # 204: nothing happened
+
+
+def _read(address: str, policy: Policy) -> bytes:
+    if is_url(address):
+        return fetch(address, hosts=policy.hosts)
+    try:
+        with open(address, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Unanswered(f"feed {address}: cannot be read ({error})") from None
+    if len(data) > MAX_BYTES:
+        raise InputError(f"feed {address}: has more than {MAX_BYTES} bytes; refused")
+    return data
+
+
+def _sightings(
+    policy: Policy, watchlist: Watchlist, feed: Feed, now: datetime
+) -> tuple[tuple[Sighting, ...], tuple[str, ...]]:
+    """What is decided upon: each candidate's detail with its area, and what ComCat deleted; and what went amiss."""
+    ids, warnings, quakes = wanted(watchlist, feed.quakes, policy.earthquakes, now), [], []
+    if len(ids) > MAX_DETAILS:
+        warnings.append(f"{len(ids)} earthquakes to ask for; {MAX_DETAILS} are, the others by the next poll")
+    for event_id in ids[:MAX_DETAILS]:
+        listed = [quake for quake in feed.quakes if quake.event.id == event_id]
+        try:
+            quakes.append(_detail(event_id, listed, policy))
+        except (Unanswered, InputError) as error:
+            warnings.append(str(error))
+            quakes += [quake for quake in listed if _waited_long(quake, watchlist, policy, now)]
+    quakes += [quake for quake in feed.quakes if quake.deleted and watchlist.find(quake.ids)]
+    sightings = []
+    for quake in quakes:
+        area, passed = _area(quake, watchlist, policy, now)
+        sightings.append(Sighting(quake, area))
+        warnings += [f"{quake.event.id}: {reason}" for reason in (*quake.refused, *passed)]
+    return tuple(sightings), tuple(warnings)
+
+
+def _detail(event_id: str, listed: list[Quake], policy: Policy) -> Quake:
+    """The detail of an event: the document itself may be one; without a query service the summary stands for it."""
+    query = policy.earthquakes.query
+    if listed and (query is None or listed[-1].detailed):
+        return listed[-1]
+    if query is None:
+        raise Unanswered(f"{event_id}: no longer in the feed, and the policy names no `query` to ask for it")
+    asked = {"eventid": event_id, "format": "geojson", "includedeleted": "true"}
+    url = f"{query}?{urlencode(asked)}"
+    quake = parse_detail(_read(url, policy), where=url)
+    if event_id not in quake.ids:
+        raise InputError(f"{url}: answered with another earthquake, {quake.event.id}")
+    return quake
+
+
+def _waited_long(quake: Quake, watchlist: Watchlist, policy: Policy, now: datetime) -> bool:
+    """Whether a summary must do: its detail does not come, and nobody may wait for it any longer."""
+    known = watchlist.find(quake.ids)
+    if any(k.announced is not None for k in known) or not is_candidate(quake, policy.earthquakes):
+        return False
+    return now - (quake.event.time_utc or now) >= timedelta(hours=policy.earthquakes.shakemap_wait_hours)
+
+
+def _area(quake: Quake, watchlist: Watchlist, policy: Policy, now: datetime) -> tuple[Area | None, tuple[str, ...]]:
+    """The area, where a decision needs it: a new one of an earthquake that qualifies."""
+    rules, known = policy.earthquakes, watchlist.find(quake.ids)
+    is_announced = any(k.announced is not None for k in known)
+    age = now - (quake.event.time_utc or now)
+    if quake.deleted or not qualifies(quake, rules)[0]:
+        return None, ()
+    if not is_announced and age > timedelta(days=rules.max_age_days) and not known:
+        return None, ()  # too old: declined without asking for its map
+    if is_announced and any(k.area_key == area_key(quake, rules) for k in known):
+        return None, ()
+    return area_of(quake, rules, lambda url: _read_map(url, policy))
+
+
+def _read_map(url: str, policy: Policy) -> bytes:
+    return fetch(url, hosts=policy.hosts)

@@ -1,0 +1,190 @@
+"""The response to an event: whatever imagery there is becomes the next version of its inventory, once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from prefect import flow, get_run_logger, runtime, tags, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from catalog.config import Event
+from catalog.events import load_event
+from catalog.locks import hold_event
+from catalog.policy import Policy, load_policy
+from catalog.responses import (
+    Claim,
+    Response,
+    Version,
+    after_search,
+    after_version,
+    open_event,
+    published_from,
+    read_area,
+    read_response,
+    save_event,
+    write_response,
+)
+from catalog.schema import InputError, LandslideError
+from catalog.web import Unanswered
+from flows.detect import detect
+from tasks.outlook import Outlook, PartOutlook, detection_of, inputs_of, look, version_of
+
+SHOWN_BLOCKS: Final = 50
+PLACE_CHARACTERS: Final = 40
+
+
+def event_title(event: Event) -> str:
+    """Id, magnitude and place, as runs are named: `us2000h8ty M6.6 27 km E of Tomakomai, Japan`."""
+    place = event.title.partition(" - ")[2] or event.title
+    magnitude = "" if event.magnitude is None else f"M{event.magnitude:g}"
+    return " ".join(filter(None, (event.id, magnitude, place[:PLACE_CHARACTERS].strip())))
+
+
+def _run_name() -> str:
+    told = runtime.flow_run.parameters
+    event_id = str(told.get("event_id", "event"))
+    try:
+        policy = load_policy(told.get("policy"))
+        response = read_response(policy.state, event_id)
+        title = event_title(open_event(policy.state, event_id)[0])
+    except LandslideError:
+        return event_id  # the flow itself says what is wrong
+    number = 1 + max((version.number for version in response.versions), default=0) if response else 1
+    return f"{title} v{number}"
+
+
+@flow(name="respond", flow_run_name=_run_name)
+def respond(
+    event_id: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="USGS id of an event, e.g. us2000h8ty.")
+    ],
+    policy: Annotated[
+        str | None, Field(description="Policy file (YAML) on the worker; empty = LANDSLIDENET_POLICY's.")
+    ] = None,
+    event: Annotated[
+        str | None, Field(description="Event file or USGS id, of an event that is not watched; needs `aoi`.")
+    ] = None,
+    aoi: Annotated[str | None, Field(description="Vector file of its area of interest; needs `event`.")] = None,
+) -> State[Any]:
+    """Bring an event's landslide inventory up to date: search imagery, and publish a version if it improves a block.
+
+    The same imagery makes one version, however often this runs. Without imagery the run completes as "Waiting".
+
+    Raises: InputError for an event or policy that cannot be worked with; Unanswered when no STAC API answers.
+    """
+    rules = load_policy(policy)
+    if not (event or aoi):
+        open_event(rules.state, event_id)  # an event that is not known leaves no folder behind
+    with tags(f"event:{event_id}"), hold_event(rules.state, event_id):
+        if event or aoi:
+            _open_response(rules, event_id, event=event, aoi=aoi)
+        return _bring_up_to_date(rules, event_id)
+
+
+def _open_response(policy: Policy, event_id: str, *, event: str | None, aoi: str | None) -> None:
+    if not (event and aoi):
+        raise InputError(f"event {event_id}: got one of `event` and `aoi`; expected both, or none for a watched event")
+    loaded = load_event(event)
+    if loaded.id != event_id:
+        raise InputError(f"event {event_id}: the file {event} is of {loaded.id}; give its id")
+    save_event(policy.state, loaded, read_area(Path(aoi)))
+
+
+def _heals(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401 - prefect State
+    return isinstance(state.result(raise_on_failure=False), Unanswered)
+
+
+@task(
+    name="search imagery", retries=2, retry_delay_seconds=20, retry_jitter_factor=0.5, retry_condition_fn=_heals,
+    cache_policy=NO_CACHE, persist_result=False,
+)  # fmt: skip
+def search(policy: Policy, event_id: str) -> Outlook:
+    """What there is to be done for an event."""
+    return look(policy, event_id, now=datetime.now(UTC))
+
+
+def _bring_up_to_date(policy: Policy, event_id: str) -> State[Any]:
+    outlook = search(policy, event_id)
+    response = after_search(
+        outlook.response, now=datetime.now(UTC), improves=outlook.improves, expected=outlook.expected, told=outlook.told
+    )
+    write_response(policy.state, response)
+    _show(outlook)
+    made: list[Version] = []
+    failures: list[str] = []
+    for found in (part for part in outlook.parts if part.improves):
+        response, failure = _make_version(policy, response, outlook.event, found)
+        failures += [failure] if failure else []
+        made += [response.versions[-1]] if not failure else []
+    if failures:
+        return Failed(message=f"{event_title(outlook.event)}: {'; '.join(failures)}")
+    if made:
+        told = "; ".join(f"v{v.number} of {v.part} is published: {v.folder}" for v in made)
+        return Completed(
+            message=f"{told}. {'; '.join(part.why for part in outlook.parts)}", data=[v.folder for v in made]
+        )
+    return _nothing_made(outlook, response)
+
+
+def _nothing_made(outlook: Outlook, response: Response) -> State[Any]:
+    why = "; ".join(f"{part.part.name}: {part.why}" for part in outlook.parts)
+    if response.versions:
+        return Completed(message=why, data=[])
+    expected = "; ".join(response.expected)
+    told = f"{why}; waiting since {response.waiting_since:%Y-%m-%d %H:%M} UTC; expected next: {expected}"
+    return Completed(name="Waiting", message=told, data=[])
+
+
+def _make_version(
+    policy: Policy, response: Response, event: Event, found: PartOutlook
+) -> tuple[Response, str]:  # fmt: skip
+    """The response with the version that was made, or what went wrong in making it; in both cases it is saved."""
+    log, now = get_run_logger(), datetime.now(UTC)
+    product = None
+    if any(claim.key == found.key for claim in response.claims):  # an earlier run died: it may have published
+        earlier = published_from(policy.out, found.part.name, str(inputs_of(policy, event.id, found)))
+        product = earlier[1] if earlier else None
+        log.info("an earlier run began this version and %s", f"published {product}" if product else "did not end it")
+    else:
+        run = str(runtime.flow_run.id)
+        claim = Claim(key=found.key, part=found.part.name, run=run, claimed_utc=now)
+        response = response.model_copy(update={"claims": (*response.claims, claim)})
+        write_response(policy.state, response)
+    if product is None:
+        log.info("%s: %s", found.part.name, found.why)
+        state = detect(detection_of(policy, event, found), return_state=True)
+        if not state.is_completed():
+            return response, f"{found.part.name}: the detection did not succeed: {state.message}"
+        product = str(state.result())
+    version = version_of(policy, event.id, found, product=product, now=datetime.now(UTC))
+    response = after_version(response, version)
+    write_response(policy.state, response)
+    return response, ""
+
+
+def _show(outlook: Outlook) -> None:
+    """The decision with its reasons, as an artifact of the flow run."""
+    lines = [f"# {event_title(outlook.event)}"]
+    for found in outlook.parts:
+        lines.append(f"## {found.part.name}: {found.why}")
+        rows = [f"| {block} | {', '.join(why)} |" for block, why in list(found.reasons.items())[:SHOWN_BLOCKS]]
+        if rows:
+            lines.append("\n".join(["| block | gets better by |", "|---|---|", *rows]))
+        if len(found.reasons) > SHOWN_BLOCKS:
+            lines.append(f"and {len(found.reasons) - SHOWN_BLOCKS} more blocks")
+        for side, plan in found.sides:
+            lines.append("\n".join([f"Scenes {side}-event, the preferred first:", *map(_scene_line, plan.scenes)]))
+    lines += [f"- **{sentence}**" for sentence in outlook.told]
+    lines += [f"- expected next: {sentence}" for sentence in outlook.expected]
+    create_markdown_artifact("\n\n".join(lines), key="response", description="What was decided, and why")
+
+
+def _scene_line(scene: Any) -> str:  # noqa: ANN401 - a Scene of tasks.planning
+    cloud = "unknown" if scene.cloud_percent is None else f"{scene.cloud_percent:.0f} %"
+    return f"- `{scene.id}` {scene.time_utc:%Y-%m-%d %H:%M} UTC, {scene.gsd_m:g} m, cloud {cloud}"

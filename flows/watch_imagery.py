@@ -1,0 +1,128 @@
+"""The watcher of imagery: for every open event that is due, what would improve its inventory is looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.events import emit_event
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from catalog.locks import Busy, hold_event
+from catalog.policy import Policy, load_policy
+from catalog.responses import (
+    Response,
+    after_search,
+    is_due,
+    is_to_announce,
+    known_events,
+    read_response,
+    write_response,
+)
+from catalog.schema import LandslideError
+from flows.respond import event_title
+from tasks.outlook import Outlook, PartOutlook, look
+
+NEW_IMAGERY: Final = "landslidenet.imagery.new"
+
+BUSY_S: Final = 2.0
+"""How long an event that a response holds is waited for: it is looked at the next time."""
+
+
+@flow(name="watch-imagery", flow_run_name="watch imagery {policy}")
+def watch_imagery(
+    policy: Annotated[
+        str | None, Field(description="Policy file (YAML) on the worker; empty = LANDSLIDENET_POLICY's.")
+    ] = None,
+) -> State[Any]:
+    """Search imagery for every open event that is due; what improves an inventory is told as a Prefect event.
+
+    One event's failure does not stop the others; the run's state says it.
+
+    Raises: InputError for a policy that cannot be worked with.
+    """
+    log, rules = get_run_logger(), load_policy(policy)
+    rows: list[dict[str, str]] = []
+    failures: list[str] = []
+    for event_id in known_events(rules.state):
+        try:
+            told = _watch(rules, event_id, now=datetime.now(UTC))
+        except LandslideError as error:
+            failures.append(f"{event_id}: {error}")
+            told = f"failed: {error}"
+        log.info("%s: %s", event_id, told)
+        rows.append({"event": event_id, "outcome": told})
+    if rows:
+        create_table_artifact(table=rows, key="imagery", description="What was looked for, event by event")
+    if failures:
+        return Failed(message=f"{len(failures)} of {len(rows)} events failed: {'; '.join(failures)}")
+    return Completed(message=f"{len(rows)} events looked at", data=rows)
+
+
+def _watch(policy: Policy, event_id: str, *, now: datetime) -> str:
+    """What came of an event, in words."""
+    if not is_due(read_response(policy.state, event_id), now):
+        return "not due"
+    try:
+        with hold_event(policy.state, event_id, timeout_s=BUSY_S):
+            return _look_for(policy, event_id, now=now)
+    except Busy:
+        return "a response is running"
+
+
+def _look_for(policy: Policy, event_id: str, *, now: datetime) -> str:
+    outlook = look(policy, event_id, now=now)
+    response = after_search(
+        outlook.response, now=now, improves=outlook.improves, expected=outlook.expected, told=outlook.told
+    )
+    better = [part for part in outlook.parts if part.improves]
+    unsaid = [part for part in better if is_to_announce(response, part.key, now)]
+    if unsaid:
+        _announce(outlook, unsaid, now=now)
+        announced = response.announced | {part.key: now for part in unsaid}
+        response = response.model_copy(update={"announced": announced})
+    told = "; ".join(f"{part.part.name}: {part.why}" for part in outlook.parts)
+    response = _closed(response, outlook, policy, now=now) if not better else response
+    write_response(policy.state, response)
+    return f"{response.reason}; {told}" if response.state == "closed" else told
+
+
+def _announce(outlook: Outlook, parts: Sequence[PartOutlook], *, now: datetime) -> None:
+    """Tell Prefect, which starts a response; its id is made of what was found, so that one telling is one event."""
+    event = outlook.event
+    emit_event(
+        NEW_IMAGERY,
+        resource={
+            "prefect.resource.id": f"landslidenet.event.{event.id}",
+            "prefect.resource.name": event_title(event),
+        },
+        payload={
+            "event_id": event.id,
+            "title": event.title,
+            "revision": parts[0].imagery,
+            "blocks": {part.part.name: len(part.reasons) for part in parts},
+        },
+        id=announcement_id(event.id, [part.key for part in parts], outlook.response.announced),
+        occurred=now,
+    )
+
+
+def announcement_id(event_id: str, keys: Sequence[str], announced: dict[str, datetime]) -> UUID:
+    """The id of a telling: the same for the same imagery, another where the first telling was lost."""
+    lost = [announced[key].isoformat() for key in keys if key in announced]
+    return uuid5(NAMESPACE_URL, "/".join([f"landslidenet.event.{event_id}", *sorted(keys), *lost]))
+
+
+def _closed(response: Response, outlook: Outlook, policy: Policy, *, now: datetime) -> Response:
+    """The response, closed when nothing more is looked for: the last search was after the last day."""
+    last = outlook.event.time_utc
+    if last is None or now <= last + timedelta(days=policy.imagery.days_after):
+        return response
+    reason = f"closed: {policy.imagery.days_after} days after the event no more imagery is looked for"
+    return response.model_copy(update={"state": "closed", "reason": reason, "next_search_utc": None})

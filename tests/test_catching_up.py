@@ -1,0 +1,165 @@
+"""A poll against a feed and a query service on loopback: details, outages, and what is asked for by whom."""
+
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from quake_history import collection, contour, serving, utc
+
+from catalog.policy import Policy, QuakePolicy
+from catalog.watching import poll
+
+STRUCK = 1_600_000_000_000
+HOUR = 3_600_000
+
+
+def quake(event_id="us1", mag=6.6, hours=0.5, mapped=True, **properties):
+    contents = {"download/cont_pga.json": {"url": f"https://earthquake.usgs.gov/map/{event_id}"}}
+    product = {"code": event_id, "source": "us", "updateTime": STRUCK, "properties": {"version": "1"}}
+    return {
+        "type": "Feature",
+        "id": event_id,
+        "geometry": {"type": "Point", "coordinates": [141.9, 42.7, 35.0]},
+        "properties": {
+            "mag": mag, "title": f"M {mag} - there", "time": STRUCK, "updated": STRUCK + round(hours * HOUR),
+            "ids": f",{event_id},", "status": "reviewed", "types": ",origin,ground-failure,", "type": "earthquake",
+            "products": {"shakemap": [{**product, "contents": contents}] if mapped else []}, **properties,
+        },
+    }  # fmt: skip
+
+
+class Usgs:
+    """A feed and a query service: lists `listed`, answers details from `known`, and fails while `down`."""
+
+    def __init__(self):
+        self.listed, self.known, self.down, self.asked, self.host = [], {}, set(), [], ""
+
+    def __call__(self, path):
+        parts = urlsplit(path)
+        asked = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        self.asked.append(asked or parts.path)
+        place = "detail" if "eventid" in asked else "query" if asked else parts.path.split("/")[1]
+        if place in self.down:
+            return None
+        if place == "map":
+            return contour(141.9, 42.7, 30)
+        if place == "detail":
+            found = self.known.get(asked["eventid"])
+            return None if found is None else collection([found], self.host)
+        features = self.listed if place == "feed" else list(self.known.values())
+        return collection([_summary(feature) for feature in features], self.host)
+
+
+def _summary(feature):
+    return {**feature, "properties": {k: v for k, v in feature["properties"].items() if k != "products"}}
+
+
+@pytest.fixture
+def usgs():
+    service = Usgs()
+    with serving(service) as host:
+        service.host = f"http://{host}"
+        yield service
+
+
+def _poll(usgs, folder, hours, **rules):
+    told = []
+    rules = QuakePolicy(feed=f"{usgs.host}/feed", query=f"{usgs.host}/query", **rules)
+    host = usgs.host.removeprefix("http://")
+    policy = Policy(state=str(folder), hosts=(host,), earthquakes=rules)
+    return poll(policy, now=utc(STRUCK + hours * HOUR), emit=told.append), told
+
+
+def _tell(usgs, *features):
+    usgs.listed = list(features)
+    usgs.known |= {feature["id"]: feature for feature in features}
+
+
+def test_poll_asks_for_the_detail_of_candidates_only(usgs, tmp_path):
+    _tell(usgs, quake("us1"), quake("us2", mag=4.6))
+    _, told = _poll(usgs, tmp_path, 1)
+    assert [a.event_id for a in told] == ["us1"]
+    assert [a["eventid"] for a in usgs.asked if "eventid" in a] == ["us1"]
+
+
+def test_poll_responds_to_a_smaller_one_with_a_landslide_alert(usgs, tmp_path):
+    failure = {"code": "us1", "source": "us", "updateTime": STRUCK, "properties": {"landslide-alert": "orange"}}
+    small = quake("us1", mag=5.4)
+    small["properties"]["products"]["ground-failure"] = [failure]
+    _tell(usgs, small)
+    _, told = _poll(usgs, tmp_path, 1)
+    assert "orange landslide alert" in told[0].reason
+
+
+def test_poll_after_an_outage_catches_up_from_the_last_good_poll(usgs, tmp_path):
+    _tell(usgs, quake("us0", mag=4.6))
+    _poll(usgs, tmp_path, -1)
+    usgs.known["us1"] = quake("us1")  # struck and left the feed while nobody looked
+    done, told = _poll(usgs, tmp_path, 40)
+    assert [a.event_id for a in told] == ["us1"]
+    assert done.is_good
+    (asked,) = [a for a in usgs.asked if "updatedafter" in a]
+    assert asked["updatedafter"] == f"{utc(STRUCK - HOUR) - timedelta(minutes=10):%Y-%m-%dT%H:%M:%S}"
+
+
+def test_poll_is_not_good_until_it_has_caught_up(usgs, tmp_path):
+    _tell(usgs, quake("us0", mag=4.6))
+    _poll(usgs, tmp_path, -1)
+    usgs.down = {"query"}
+    assert not _poll(usgs, tmp_path, 40)[0].is_good
+    usgs.known["us1"] = quake("us1")
+    usgs.down = set()
+    assert [a.event_id for a in _poll(usgs, tmp_path, 41)[1]] == ["us1"]
+
+
+def test_poll_waits_for_a_detail_that_does_not_come_only_so_long(usgs, tmp_path):
+    _tell(usgs, quake("us1"))
+    usgs.down = {"detail"}
+    assert _poll(usgs, tmp_path, 1)[1] == []
+    _, told = _poll(usgs, tmp_path, 4)
+    assert "a circle of 57 km" in told[0].reason
+
+
+def test_poll_takes_the_shakemap_that_came_late_as_a_revision(usgs, tmp_path):
+    _tell(usgs, quake("us1", mapped=False))
+    assert _poll(usgs, tmp_path, 1)[1] == []
+    assert [a.revision for a in _poll(usgs, tmp_path, 4)[1]] == [1]
+    _tell(usgs, quake("us1", hours=5))
+    (revised,) = _poll(usgs, tmp_path, 6)[1]
+    assert (revised.revision, "ShakeMap us v1" in revised.reason) == (2, True)
+
+
+def test_poll_keeps_a_shakemap_that_cannot_be_read_for_the_next(usgs, tmp_path):
+    _tell(usgs, quake("us1"))
+    usgs.down = {"map"}
+    done, told = _poll(usgs, tmp_path, 1)
+    assert told == []
+    assert any("answered 404" in warning for warning in done.warnings)
+    usgs.down = set()
+    assert [a.revision for a in _poll(usgs, tmp_path, 2)[1]] == [1]
+
+
+def test_poll_follows_an_event_that_left_the_feed(usgs, tmp_path):
+    _tell(usgs, quake("us1"))
+    _poll(usgs, tmp_path, 1)
+    _tell(usgs, quake("us9", mag=4.6))
+    usgs.known["us1"] = quake("us1", mag=7.0, hours=30)
+    (revised,) = _poll(usgs, tmp_path, 40)[1]
+    assert "magnitude 6.6 became 7" in revised.reason
+
+
+def test_poll_refuses_a_detail_of_another_earthquake(usgs, tmp_path):
+    _tell(usgs, quake("us1"))
+    usgs.known["us1"] = quake("us7")
+    done, told = _poll(usgs, tmp_path, 1)
+    assert told == []
+    assert any("another earthquake, us7" in warning for warning in done.warnings)
+
+
+def test_poll_of_a_deleted_event_ends_its_response(usgs, tmp_path):
+    _tell(usgs, quake("us1"))
+    _poll(usgs, tmp_path, 1)
+    usgs.listed = [quake("us1", hours=2, status="deleted")]
+    done, told = _poll(usgs, tmp_path, 3)
+    assert [d.state for d in done.decisions] == ["deleted"]
+    assert (told, done.watchlist.active()) == ([], ())
