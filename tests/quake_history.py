@@ -44,7 +44,9 @@ def update_times(event_id):
 def as_of(event_id, ms):
     """The detail document as it was at a time: products updated until then, and what they say."""
     whole = document(event_id)
-    products = {k: [p for p in listed if p["updateTime"] <= ms] for k, listed in whole["properties"]["products"].items()}
+    products = {
+        k: [p for p in listed if p["updateTime"] <= ms] for k, listed in whole["properties"]["products"].items()
+    }
     products = {kind: listed for kind, listed in products.items() if listed}
     origin = _preferred(products["origin"])["properties"]
     ids = {p["properties"]["eventsource"] + p["properties"]["eventsourcecode"] for p in products["origin"]}

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 import yaml
-from prefect_server import ROOT, free_port, wait_until
+from prefect_server import ROOT, free_port, quiet_policy, wait_until
 
 from catalog.schema import InputError
 from flows.service import Parts, Service, ServiceError, end_processes, run_service, write_deployments
@@ -33,7 +33,7 @@ def _up(folder, port, *, home="home", **variables):
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "policy.yaml").write_text("retention: {store_days: 30}\n")
+    quiet_policy(tmp_path)
     return tmp_path
 
 

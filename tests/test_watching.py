@@ -169,7 +169,9 @@ def test_poll_of_an_unanswered_feed_changes_nothing(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("feed", [b"", b"<html>", b"[]", b'{"type": "FeatureCollection"}', b'{"type": "Feature"', b"\xff"])
+@pytest.mark.parametrize(
+    "feed", [b"", b"<html>", b"[]", b'{"type": "FeatureCollection"}', b'{"type": "Feature"', b"\xff"]
+)
 def test_poll_of_a_malformed_feed_changes_nothing(tmp_path, maps, feed):
     policy = _policy(tmp_path, maps)
     _replay(policy, maps, _history("us2000h8ty")[:12])
