@@ -370,8 +370,12 @@ def respond(
     aoi: Annotated[str | None, typer.Option(help="Vector file: its area of interest; needs --event.")] = None,
 ) -> None:
     """Bring an event's inventory up to date with the imagery there is. Lines on stdout: folders of new versions."""
+    from catalog.policy import load_policy
+    from catalog.responses import open_event
     from flows.respond import respond as respond_flow
 
+    if not (event or aoi):
+        open_event(load_policy(_named(policy)).state, event_id)  # a bad one is a message, before anything starts
     for folder in _ended(respond_flow, event_id, policy=_named(policy), event=event, aoi=aoi) or ():
         typer.echo(folder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -28,6 +29,10 @@ from catalog.schema import InputError, LandslideError
 
 POOL: Final = "landslidenet"
 DEPLOYMENTS: Final = Path(__file__).resolve().parents[1] / "prefect.yaml"
+AUTOMATIONS: Final = Path(__file__).resolve().with_name("automations.yaml")
+ASK_S: Final = 30.0
+HEARTBEAT_S: Final = 30
+"""How often a run gives a sign of life: the shortest that Prefect allows."""
 READY_S: Final = 300.0
 """How long a busy machine may take until the server answers, or everything is deployed."""
 STOP_S: Final = 20.0
@@ -63,6 +68,7 @@ class Service:
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": f"{self.url}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
             "DO_NOT_TRACK": "1",
             "PYTHONUNBUFFERED": "1",
         }
@@ -104,10 +110,14 @@ def _start(parts: Parts, *, say: Say) -> None:
     say("starting the Prefect server")
     parts.start("server", "server", "start", "--host", service.host, "--port", str(service.port))
     parts.wait("server", lambda: _healthy(service.url))
+    if parts.stop.is_set():
+        return
     say("deploying")
     if not _has_pool(parts):
         parts.finish("pool", "work-pool", "create", POOL, "--type", "process")
     parts.finish("deploy", "deploy", "--all", "--prefect-file", str(write_deployments(service)))
+    if not parts.stop.is_set() and not _has_automations(parts):
+        parts.finish("automate", "automation", "create", "--from-file", str(AUTOMATIONS))
     say("starting the worker")
     parts.start("worker", "worker", "start", "--pool", POOL, "--name", f"landslidenet {socket.gethostname()}")
 
@@ -229,21 +239,29 @@ def _healthy(url: str) -> bool:
 
 def _has_pool(parts: Parts) -> bool:
     """Whether the work pool is there: one that an operator changed is left as it is."""
-    request = urllib.request.Request(f"{parts.service.url}/api/work_pools/{POOL}")
+    return POOL in {pool["name"] for pool in _ask(parts, "work_pools/filter")}
+
+
+def _has_automations(parts: Parts) -> bool:
+    """Whether the automations that are no deployment's are there."""
+    stated = yaml.safe_load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]
+    return {automation["name"] for automation in stated} <= {
+        known["name"] for known in _ask(parts, "automations/filter")
+    }
+
+
+def _ask(parts: Parts, path: str) -> list[dict[str, Any]]:
+    """What the server lists. Raises: ServiceError when it does not answer."""
+    request = urllib.request.Request(f"{parts.service.url}/api/{path}", data=b"{}", method="POST")
+    request.add_header("Content-Type", "application/json")
     if secret := parts.variables.get("PREFECT_API_AUTH_STRING"):
         request.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return bool(answer.status == 200)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 404:
-            return False
-        raise ServiceError(
-            f"up: the server answered {error.code} {error.reason} when asked for its work pool"
-        ) from None
+        with urllib.request.urlopen(request, timeout=ASK_S) as answer:
+            told: list[dict[str, Any]] = json.load(answer)
     except OSError as error:
-        raise ServiceError(f"up: the server did not answer when asked for its work pool ({error})") from None
+        raise ServiceError(f"up: the server did not answer when asked for its {path.split('/')[0]} ({error})") from None
+    return told
 
 
 def _check_address(host: str, port: int, *, secret: bool) -> None:

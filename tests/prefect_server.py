@@ -48,6 +48,15 @@ def end(process):
     process.wait()
 
 
+def quiet_policy(folder):
+    """A policy file in a folder: an empty feed, no imagery, and nothing asked of the net."""
+    feed, path = folder / "feed.geojson", folder / "policy.yaml"
+    feed.write_text(json.dumps({"type": "FeatureCollection", "metadata": {"count": 0}, "features": []}))
+    places = {name: str(folder / name) for name in ("root", "out", "state")}
+    path.write_text(json.dumps({**places, "earthquakes": {"feed": str(feed), "query": None}}))
+    return path
+
+
 class Server:
     """A running server: its environment for clients, its log, and its `prefect` command."""
 
@@ -63,6 +72,7 @@ class Server:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
             "PYTHONPATH": str(ROOT),
+            "LANDSLIDENET_POLICY": str(quiet_policy(self.folder)),
             "DO_NOT_TRACK": "1",
         }
         self.environment |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}

@@ -150,3 +150,17 @@ def test_progress_is_followed_inside_only():
 def test_terminal_shows_what_a_flow_says_and_troubles_of_prefect(level, where, shown):
     record = logging.LogRecord("prefect.task_runs", logging.getLevelName(level), f"/x/{where}", 1, "Finished", (), None)
     assert bool(terminal_handler().filter(record)) == shown
+
+
+@pytest.mark.parametrize(("event_id", "told"), [("xnone", "has no event.json"), ("../etc", "event id '../etc'")])
+def test_respond_to_an_event_that_is_not_known_is_refused_before_anything_starts(event_id, told, run, tmp_path):
+    (tmp_path / "policy.yaml").write_text(f"state: {tmp_path / 'state'}\n")
+    assert told in refused(run, "respond", event_id, "--policy", tmp_path / "policy.yaml")
+    assert not (tmp_path / "state").exists()
+
+
+def test_up_with_a_policy_that_does_not_fit_is_refused(run, tmp_path):
+    (tmp_path / "policy.yaml").write_text("retention: {store_days: 0}\n")
+    told = refused(run, "up", "--policy", tmp_path / "policy.yaml", "--home", tmp_path / "home")
+    assert "`retention.store_days`" in told
+    assert not (tmp_path / "home").exists()

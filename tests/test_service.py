@@ -13,9 +13,13 @@ import httpx
 import psutil
 import pytest
 import yaml
-from prefect_server import ROOT, free_port, wait_until
+from prefect.events.schemas.automations import AutomationCore
+from prefect_server import ROOT, free_port, quiet_policy, wait_until
 
+from catalog.config import parse_config
+from catalog.policy import Policy
 from catalog.schema import InputError
+from catalog.sensors import SENSORS
 from flows.service import Parts, Service, ServiceError, end_processes, run_service, write_deployments
 
 SECRET = "duty:correct-horse-battery"
@@ -33,7 +37,7 @@ def _up(folder, port, *, home="home", **variables):
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "policy.yaml").write_text("retention: {store_days: 30}\n")
+    quiet_policy(tmp_path)
     return tmp_path
 
 
@@ -93,6 +97,7 @@ def test_up_on_the_same_home_keeps_the_history_and_deploys_nothing_twice(folder)
         assert process.wait(timeout=90) == 0
     assert counts[0] == counts[1]
     assert len(counts[0][0]) == 8
+    assert "a run without a sign of life is crashed" in counts[0][1]
 
 
 @pytest.mark.slow
@@ -169,3 +174,31 @@ def test_end_processes_ends_children_that_do_not_listen():
         end_processes([process.pid])
         assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
         assert time.monotonic() - start < 30
+
+
+def _examples(language="yaml"):
+    """The examples of the runbook, by their first line."""
+    text = (ROOT / "docs/operations.md").read_text()
+    found = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return {example.splitlines()[0]: example for example in found}
+
+
+def test_the_policy_of_the_runbook_is_one():
+    (example,) = (text for first, text in _examples().items() if first.startswith("root: /data"))
+    policy = Policy.model_validate(yaml.safe_load(example))
+    assert parse_config({"name": "e", "post": "a.tif", **policy.detection}).block_px == 1024
+    assert policy.imagery.sources[0].sensor in SENSORS
+
+
+def test_the_automations_are_such(tmp_path):
+    (example,) = (text for first, text in _examples().items() if first.startswith("# prefect automation create"))
+    stated = [yaml.safe_load(example.replace("BLOCK_ID", "0198d0c2-0000-7000-8000-000000000000"))]
+    stated += yaml.safe_load((ROOT / "flows/automations.yaml").read_text())["automations"]
+    for automation in stated:
+        assert AutomationCore.model_validate(automation).trigger.expect
+
+
+def test_every_deployment_is_explained_by_the_runbook():
+    text = (ROOT / "docs/operations.md").read_text()
+    stated = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert not [deployment["name"] for deployment in stated if f"`{deployment['name']}`" not in text]
