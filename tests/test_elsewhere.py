@@ -1,0 +1,223 @@
+"""The same inventory wherever stores and blocks are: S3, a Dask cluster of other processes; and what a fault leaves.
+
+Every run is the command line's, against servers on loopback and one real Prefect server.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import geopandas as gpd
+import psutil
+import pytest
+
+from tasks.review import simulate_event
+
+pytestmark = [
+    pytest.mark.slow,
+    # of the S3 client's own event loop, which is left to the interpreter's end
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+RUN = [sys.executable, "-c", "from flows.cli import main; main()"]
+START_S = 180
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(true, *, what, within_s=START_S):
+    deadline = time.monotonic() + within_s
+    while not (answer := true()):
+        assert time.monotonic() < deadline, f"no {what} within {within_s} s"
+        time.sleep(0.2)
+    return answer
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def end(process, *, how=signal.SIGTERM):
+    """End a process and all that it started."""
+    with suppress(psutil.NoSuchProcess):
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(how)
+        for one in psutil.wait_procs(family, timeout=15)[1]:
+            one.kill()
+    process.wait()
+
+
+@contextmanager
+def started(*module_and_words, log, environment=None):
+    """A Python module that runs as a process of its own."""
+    with log.open("ab") as stream:
+        command = [sys.executable, "-m", *map(str, module_and_words)]
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+@contextmanager
+def prefect_server(folder, port):
+    environment = {**os.environ, "PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    words = ("prefect", "server", "start", "--port", port)
+    with started(*words, log=folder / "server.log", environment=environment):
+        wait_until(lambda: listens(port), what="Prefect server")
+        yield
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory):
+    """Environment of runs that tell one Prefect server."""
+    folder, port = tmp_path_factory.mktemp("prefect"), free_port()
+    with prefect_server(folder, port):
+        yield {**os.environ, "PREFECT_HOME": str(folder), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A scene of 384 px: several blocks of 256 px."""
+    scene = simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=384, gsd_m=10.0, seed=7, sensor="rgb8")
+    names = {"post": "--post", "pre": "--pre", "dem": "--dem", "event": "--event"}
+    return [str(word) for role, flag in names.items() for word in (flag, scene[role])]
+
+
+def command(inputs, home, *words, root=None):
+    places = ["--root", root or home / "store", "--out", home / "out"]
+    return [*RUN, "detect", *inputs, "--block", "256", *map(str, (*places, *words))]
+
+
+def detect(inputs, home, *words, root=None, environment):
+    done = subprocess.run(command(inputs, home, *words, root=root), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def local(inputs, tmp_path_factory, prefect):
+    return detect(inputs, tmp_path_factory.mktemp("local"), "--workers", 2, environment=prefect)
+
+
+def same_inventory(folder, reference):
+    """True when landslides, their ids and outlines, and the class raster are the same."""
+    one, other = (gpd.read_file(f / "inventory.gpkg", layer="landslides").set_index("id") for f in (folder, reference))
+    outlines = one.geometry.to_wkb().to_dict() == other.geometry.to_wkb().to_dict()
+    return len(one) > 0 and outlines and (folder / "class.tif").read_bytes() == (reference / "class.tif").read_bytes()
+
+
+def published(home):
+    return sorted(p.name for p in (home / "out").glob("*/v*"))
+
+
+def test_detect_with_stores_on_s3_gives_the_local_inventory(inputs, local, prefect, tmp_path):
+    import s3fs
+
+    port = free_port()
+    endpoint, key = f"http://127.0.0.1:{port}", {"key": "testing", "secret": "testing"}
+    words = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    with started("moto.server", "-p", port, log=tmp_path / "s3.log"):
+        wait_until(lambda: listens(port), what="S3 server")
+        fs = s3fs.S3FileSystem(client_kwargs={"endpoint_url": endpoint}, skip_instance_cache=True, **key)
+        fs.mkdir("scenes")
+        environment = {**prefect, **words, "LANDSLIDENET_S3_ENDPOINT": endpoint}
+        there = detect(inputs, tmp_path, "--workers", 2, root="s3://scenes/store", environment=environment)
+        fs.invalidate_cache()
+        assert [name for name in fs.find("scenes/store") if name.endswith("/complete.json")]
+    assert same_inventory(there, local)
+    assert not (tmp_path / "store").exists()
+
+
+@contextmanager
+def dask_cluster(folder):
+    """Address of a scheduler and its two workers, each a process of its own."""
+    port = free_port()
+    quiet = ("--dashboard-address", "127.0.0.1:0")
+    scheduler = ("dask", "scheduler", "--host", "127.0.0.1", "--port", port, *quiet)
+    address = f"tcp://127.0.0.1:{port}"
+    worker = ("dask", "worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--memory-limit", "0", *quiet)
+    logs = [folder / f"{name}.log" for name in ("scheduler", "one", "two")]
+    with started(*scheduler, log=logs[0]):
+        wait_until(lambda: listens(port), what="Dask scheduler")
+        with started(*worker, log=logs[1]) as one, started(*worker, log=logs[2]) as two:
+            for log in logs[1:]:
+                wait_until(lambda log=log: "Registered to" in log.read_text(), what="Dask worker")
+            yield address, one, two
+
+
+def test_detect_on_two_dask_workers_survives_the_death_of_one(inputs, local, prefect, tmp_path):
+    with dask_cluster(tmp_path) as (address, one, two):
+        assert same_inventory(detect(inputs, tmp_path, "--cluster", address, environment=prefect), local)
+        home = tmp_path / "again"
+        running = subprocess.Popen(
+            command(inputs, home, "--cluster", address), env=prefect, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        wait_until(lambda: list((home / "store").glob("*/*.ledger/r*.json")), what="block")
+        end(one, how=signal.SIGKILL)
+        out, err = running.communicate(timeout=300)
+        assert running.returncode == 0, err[-3000:]
+        assert two.poll() is None
+    assert same_inventory(Path(out.strip().splitlines()[-1]), local)
+    assert published(home) == ["v1"]
+
+
+def test_detect_while_the_prefect_server_restarts_heals_or_says_so(inputs, local, tmp_path):
+    port = free_port()
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    words = command(inputs, tmp_path, "--workers", 1)
+    with prefect_server(tmp_path, port):
+        running = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: list((tmp_path / "store").glob("*/*.ledger/r*.json")), what="block")
+    with prefect_server(tmp_path, port):
+        out, err = running.communicate(timeout=300)
+        if running.returncode:
+            assert published(tmp_path) == []
+            assert not [line for line in err.splitlines() if line.startswith("Traceback")], err[-3000:]
+            folder = detect(inputs, tmp_path, "--workers", 1, environment=environment)
+        else:
+            folder = Path(out.strip().splitlines()[-1])
+    assert same_inventory(folder, local)
+    assert published(tmp_path) == ["v1"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a size in MB; only root may mount one."""
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting a small file system needs root")
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mounted(size_mb):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", place], check=True)
+        return place
+
+    yield mounted
+    subprocess.run(["umount", place], check=False)
+
+
+@pytest.mark.parametrize("full", ["root", "out"])
+def test_detect_on_a_full_disk_says_so_and_publishes_nothing(full, inputs, local, prefect, small_disk, tmp_path):
+    disk = small_disk(1)
+    places = {"root": tmp_path / "store", "out": tmp_path / "out", full: disk / full}
+    run = [*RUN, "detect", *inputs, "--block", "256", "--workers", "1"]
+    run += [str(word) for name, place in places.items() for word in (f"--{name}", place)]
+    done = subprocess.run(run, env=prefect, capture_output=True, text=True, timeout=300)
+    assert done.returncode in (1, 2), done.stderr[-3000:]
+    assert "No space left on device" in done.stderr.splitlines()[-1] or "disk" in done.stderr.splitlines()[-1].lower()
+    assert "Traceback" not in done.stderr
+    assert not list(places["out"].glob("*/v*"))
