@@ -30,7 +30,6 @@ IMPORTED_AS = {
 NOT_IMPORTED = {
     "fastapi": "a pin: Prefect's server does not start with later ones",
     "pyarrow": "GeoParquet, through geopandas",
-    "sqlalchemy": "a pin: with later ones Prefect's server schedules no run",
     "s3fs": "s3:// stores and imagery, through fsspec",
     "sqlalchemy": "a pin: with 2.1 Prefect's server schedules no run (it inserts them with a key that 2.1 refuses)",
 }
