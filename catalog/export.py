@@ -7,6 +7,7 @@ import json
 import logging
 import platform
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, datetime
@@ -23,7 +24,9 @@ import rasterio.shutil
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from catalog.cartography import draw_map
@@ -51,6 +54,9 @@ log = logging.getLogger(__name__)
 
 Writer = Callable[[Product, Path], Path]
 
+UNWRITABLE: Final = (OSError, RasterioError, DataSourceError, DataLayerError, sqlite3.Error)
+"""What the writers raise of a disk that is full or cannot be written to."""
+
 PREVIEW_PX: Final = 2000
 GDAL_OPTIONS: Final = {"GDAL_CACHEMAX": 128, "GDAL_NUM_THREADS": "1", "GDAL_PAM_ENABLED": "NO"}
 """128 MB of block cache, and one thread: compressed bytes then do not depend on the machine."""
@@ -67,7 +73,7 @@ def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, A
 
     `closing` gives the provenance that is known only when everything but `run.json` is written.
 
-    Raises: StoreError when that version exists; InputError when the product breaks its contract.
+    Raises: StoreError when that version exists or cannot be written; InputError when the product breaks its contract.
     """
     check_product(product)
     event_dir = out / product.event_id
@@ -76,19 +82,29 @@ def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, A
     if final.exists():
         free = next_version(out, product.event_id)
         raise StoreError(f"{final} exists and is never overwritten; publish as version {free}")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        _write_all(product, partial, closing=closing)
+        partial.rename(final)
+        write_collection(product, event_dir)
+    except UNWRITABLE as error:
+        raise StoreError(
+            f"{final}: cannot be written ({error}); nothing was published; make room, then run the same command "
+            "again: finished blocks are kept"
+        ) from error
+    return final
+
+
+def _write_all(product: Product, folder: Path, *, closing: Callable[[], Mapping[str, Any]]) -> None:
     product = replace(product, preview=read_preview(product))
     for name, writer in WRITERS.items():
         started = perf_counter()
-        path = writer(product, partial)
+        path = writer(product, folder)
         log.info("%s v%d: %s, %d bytes, %.1f s", product.event_id, product.version, name, path.stat().st_size,
                  perf_counter() - started)  # fmt: skip
-    _write_run(replace(product, provenance={**product.provenance, **closing()}), partial)
-    partial.rename(final)
-    write_collection(product, event_dir)
-    return final
+    _write_run(replace(product, provenance={**product.provenance, **closing()}), folder)
 
 
 def read_preview(product: Product, *, max_px: int = PREVIEW_PX) -> Preview:

@@ -97,7 +97,7 @@ def read_held(root: str, out: str) -> tuple[Held, ...]:
 def remove(removal: Removal, *, root: str, out: str) -> bool:
     """Delete it; False, and nothing is touched, when it was written to since the plan was made.
 
-    A version is first renamed, so that it is there in whole or not at all, and leaves the event's `collection.json`.
+    A version first leaves the event's `collection.json`, and is renamed, so that it is there in whole or not at all.
 
     Raises: StoreError when it lies outside `root` and `out`, or cannot be deleted.
     """
@@ -120,18 +120,23 @@ def _delete(place: str, *, version: bool) -> None:
         fs.rm(path, recursive=True)
         return
     folder = Path(place)
-    if version:
+    if version:  # the collection first: stopped in between it then links nothing that is gone
+        _unlist(folder)
         folder = folder.rename(folder.with_name(f".{folder.name}.deleted"))
-        _refresh(folder.parent)
     shutil.rmtree(folder)
 
 
-def _refresh(event_dir: Path) -> None:
-    """The event's `collection.json` anew, from the versions that are left."""
-    path = event_dir / "collection.json"
-    if path.is_file():
+def _unlist(version: Path) -> None:
+    """Write the event's `collection.json` anew without a version. Raises: StoreError when it is damaged."""
+    path = version.parent / "collection.json"
+    if not path.is_file():
+        return
+    try:
         told: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        refresh_collection(event_dir, event_id=told["id"], title=told.get("title") or told["id"])
+        name, title = told["id"], told.get("title") or told["id"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path}: is damaged ({error}); delete it, the next version writes it anew") from None
+    refresh_collection(version.parent, event_id=name, title=title, without=version.name)
 
 
 def _check_inside(place: str, base: str, event_id: str) -> None:

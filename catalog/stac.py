@@ -54,9 +54,10 @@ def write_collection(product: Product, event_dir: Path) -> Path:
     return refresh_collection(event_dir, event_id=product.event_id, title=product.title)
 
 
-def refresh_collection(event_dir: Path, *, event_id: str, title: str) -> Path:
-    """`collection.json` of an event's folder, from the items of the versions that are there."""
+def refresh_collection(event_dir: Path, *, event_id: str, title: str, without: str = "") -> Path:
+    """`collection.json` of an event's folder, from the items of the versions that are there but the one to go."""
     items = sorted(event_dir.glob("v*/item.json"), key=lambda p: int(p.parent.name[1:]))
+    items = [path for path in items if path.parent.name != without]
     bounds = [pystac.Item.from_dict(json.loads(p.read_text("utf-8"))) for p in items]
     boxes = [item.bbox for item in bounds if item.bbox]
     times = [item.datetime for item in bounds if item.datetime]

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from prefect import flow, get_run_logger, runtime
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import Event
 from prefect.events.clients import get_events_client
@@ -24,8 +24,7 @@ class FeedSilent(LandslideError):
 
 
 def _run_name() -> str:
-    policy = runtime.flow_run.parameters.get("policy")
-    return f"earthquakes · {datetime.now(UTC):%Y-%m-%d %H:%M} UTC" + (f" · {policy}" if policy else "")
+    return f"earthquakes · {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @flow(name="watch-earthquakes", flow_run_name=_run_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -27,16 +28,23 @@ from catalog.responses import (
     write_response,
 )
 from catalog.schema import LandslideError
+from catalog.watchlist import load_watchlist
 from flows.respond import event_title
 from tasks.outlook import Outlook, PartOutlook, look
 
 NEW_IMAGERY: Final = "landslidenet.imagery.new"
 
+GONE: Final = ("deleted", "merged")
+"""States on the watch list of earthquakes that were none, or are another one: no imagery is looked for."""
 BUSY_S: Final = 2.0
 """How long an event that a response holds is waited for: it is looked at the next time."""
 
 
-@flow(name="watch-imagery", flow_run_name="watch imagery")
+def _run_name() -> str:
+    return f"imagery · {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+@flow(name="watch-imagery", flow_run_name=_run_name)
 def watch_imagery(policy: str | None = None) -> State[Any]:
     """Search imagery for every open event that is due; what improves an inventory is told as a Prefect event.
 
@@ -51,9 +59,10 @@ def watch_imagery(policy: str | None = None) -> State[Any]:
     log, rules = get_run_logger(), load_policy(policy)
     rows: list[dict[str, str]] = []
     failures: list[str] = []
+    gone = {known.id: known.reason for known in load_watchlist(Path(rules.state)).events if known.state in GONE}
     for event_id in known_events(rules.state):
         try:
-            told = _watch(rules, event_id, now=datetime.now(UTC))
+            told = gone.get(event_id) or _watch(rules, event_id, now=datetime.now(UTC))
         except LandslideError as error:
             failures.append(f"{event_id}: {error}")
             told = f"failed: {error}"

@@ -210,10 +210,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=False)  # it is not there when the mount failed
 
 
-RAW = pytest.mark.xfail(strict=True, reason="catalog.export.publish lets the OSError of a full disk through as it is")
-
-
-@pytest.mark.parametrize("full", ["root", pytest.param("out", marks=RAW)])
+@pytest.mark.parametrize("full", ["root", "out"])
 def test_detect_on_a_full_disk_says_so_and_publishes_nothing(full, inputs, prefect, small_disk, tmp_path):
     disk = small_disk(1)
     places = {"root": tmp_path / "store", "out": tmp_path / "out", full: disk / full}

@@ -159,15 +159,19 @@ def look(url, *, label):
         return
     from playwright.sync_api import sync_playwright
 
-    runs = httpx.post(f"{url}/api/flow_runs/filter", json={"sort": "START_TIME_DESC"}, timeout=60).json()
-    picked = {run["name"].split(" · ")[0]: run["id"] for run in reversed(runs) if run["state_type"] == "COMPLETED"}
+    done = {"sort": "START_TIME_DESC", "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    runs = httpx.post(f"{url}/api/flow_runs/filter", json=done, timeout=60).json()
+    picked = {run["name"].split(" · ")[0]: run["id"] for run in reversed(runs)}
     Path(folder).mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
         pages = {"runs": "/runs", "deployments": "/deployments", "automations": "/automations"}
         pages |= {f"run-{name.split()[0]}": f"/runs/flow-run/{key}" for name, key in picked.items()}
-        pages |= {f"artifacts-{name.split()[0]}": f"/runs/flow-run/{key}?tab=Artifacts" for name, key in picked.items()}
+        kept = {"artifacts": {"flow_run_id": {"any_": list(picked.values())}}, "limit": 200}
+        for artifact in httpx.post(f"{url}/api/artifacts/filter", json=kept, timeout=60).json():
+            if artifact["type"] != "progress":
+                pages[artifact["key"]] = f"/artifacts/artifact/{artifact['id']}"
         for name, path in pages.items():
             page.goto(url + path)
             page.wait_for_timeout(6000)
