@@ -12,16 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from catalog.config import (
-    RunConfig,
-    TrainRun,
-    as_keys,
-    as_training_keys,
-    environment,
-    parse_config,
-    parse_training,
-)
+from catalog.config import RunConfig, TrainRun, as_keys, as_training_keys, parse_config, parse_training
 from catalog.schema import InputError, LandslideError
+from flows import duty
 from flows.terminal import (
     CONFIG_SUFFIXES,
     ManyFiles,
@@ -360,77 +353,8 @@ def run_train(values: dict[str, Any]) -> Path:
         return Path(train_flow(run, follow=follow))
 
 
-@app.command()
-def respond(
-    event_id: Annotated[str, typer.Argument(help="USGS id of an event, e.g. us2000h8ty.")],
-    policy: Annotated[Path | None, typer.Option(help="YAML file; else LANDSLIDENET_POLICY's.")] = None,
-    event: Annotated[
-        str | None, typer.Option(help="Event file or USGS id, where it is not watched; needs --aoi.")
-    ] = None,
-    aoi: Annotated[str | None, typer.Option(help="Vector file: its area of interest; needs --event.")] = None,
-) -> None:
-    """Bring an event's inventory up to date with the imagery there is. Lines on stdout: folders of new versions."""
-    from catalog.policy import load_policy
-    from catalog.responses import open_event
-    from flows.respond import respond as respond_flow
-
-    if not (event or aoi):
-        open_event(load_policy(_named(policy)).state, event_id)  # a bad one is a message, before anything starts
-    for folder in _ended(respond_flow, event_id, policy=_named(policy), event=event, aoi=aoi) or ():
-        typer.echo(folder)
-
-
-@app.command()
-def watch(
-    policy: Annotated[Path | None, typer.Option(help="YAML file; else LANDSLIDENET_POLICY's.")] = None,
-) -> None:
-    """Read the earthquake feed once, and look for imagery of every active event once.
-
-    With a Prefect server (`landslidenet up`) what is new starts a response; without one, `respond` does.
-    """
-    from flows.watch_earthquakes import watch_earthquakes
-    from flows.watch_imagery import watch_imagery
-
-    _ended(watch_earthquakes, policy=_named(policy))
-    _ended(watch_imagery, policy=_named(policy))
-
-
-def _named(policy: Path | None) -> str | None:
-    return str(policy.resolve()) if policy else None
-
-
-def _ended(flow: Any, *arguments: str, **told: str | None) -> Any:  # noqa: ANN401 - Prefect's flow, and what it returns
-    """What a flow returns; its closing message is told. Raises: LandslideError, or the flow's own kind of it."""
-    from tasks.steps import following
-
-    with flow_run() as follow, following(follow):
-        state = flow(*arguments, **told, return_state=True)
-        if state.message:
-            err_console.print(state.message, markup=False, soft_wrap=True)
-        returned = state.result(raise_on_failure=False)
-    if isinstance(returned, LandslideError):
-        raise returned
-    if not state.is_completed():
-        raise LandslideError(f"{flow.name}: {state.message}")
-    return returned
-
-
-@app.command()
-def up(
-    policy: Annotated[Path | None, typer.Option(help="YAML file: which earthquakes, imagery, retention.")] = None,
-    host: Annotated[str, typer.Option(help="Address to serve on; others than loopback need a password.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the Prefect server and its UI.", min=1, max=65535)] = 4200,
-    home: Annotated[Path, typer.Option(help="Folder of Prefect's database and the logs.")] = Path("service"),
-) -> None:
-    """Start everything on this machine: Prefect server, deployments and worker. Ctrl-C stops it.
-
-    The line on stdout is the address of the UI. The same --home keeps the history of runs.
-    """
-    from flows.service import Service, run_service
-
-    told = str(policy.resolve()) if policy else environment("LANDSLIDENET_POLICY") or None
-    service = Service(home=home.resolve(), host=host, port=port, policy=told)
-    run_service(service, say=lambda line: err_console.print(line, markup=False, soft_wrap=True), ready=typer.echo)
+for command in (duty.respond, duty.watch, duty.up):
+    app.command()(command)
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ def test_config_event_may_be_written_out():
 
 def test_config_example_of_the_documentation_is_valid():
     text = (Path(__file__).parents[1] / "docs/operations.md").read_text()
-    example = text.split("```yaml\n")[1].split("```")[0]
+    example = text.split("### A configuration file")[1].split("```yaml\n")[1].split("```")[0]
     config = parse_config({**yaml.safe_load(example), "event": None})
     assert (config.name, config.block_px, config.cluster.workers) == ("us2000h8ty", 1024, 2)
     assert len(config.post) == 2
