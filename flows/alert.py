@@ -22,6 +22,12 @@ async def alert(what: str, subject: str, told: str | None = None) -> None:
     """Tell of `what` happened to `subject`: a log line, an artifact, a `landslidenet.alert` event, a notification.
 
     Automations of prefect.yaml start it; docs/operations.md says what each alert means.
+
+    Args:
+        what: Kind of trouble, e.g. `run failed`.
+        subject: The run or watcher that has it.
+        told: What it said itself.
+
     """
     message = (told or "no message").strip()[:MAX_TOLD]
     get_run_logger().error("%s: %s\n%s", what, subject, message)

@@ -32,7 +32,11 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
 
     Inputs are checked before any work. Finished blocks of an earlier, interrupted run are not done again.
 
+    Args:
+        config: Keys and values as in a configuration file: name, post, pre, sensor, dem, aoi, event, root, out ...
+
     Raises: InputError for inputs that cannot be worked with.
+
     """
     share_one_heap()
     config = parse_config(with_event(config)) if isinstance(config, dict) else config

@@ -20,7 +20,12 @@ def _run_name() -> str:
 def housekeeping(policy: str | None = None, dry_run: bool = False) -> int:
     """Bytes that were deleted, or would be in a dry run; each deletion and its reason is a row of a table.
 
+    Args:
+        policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
+        dry_run: Say what would be deleted, and delete nothing.
+
     Raises: InputError for a policy that cannot be read; StoreError when something cannot be listed or deleted.
+
     """
     told = load_policy(policy)
     planned = plan_retention(read_held(told.root, told.out), told.retention, now=datetime.now(UTC))

@@ -39,7 +39,11 @@ def _scene_name() -> str:
 def adapt(config: RunConfig | dict[str, Any]) -> str:
     """The weights that `detect` would use for this scene: fine-tuned on its labels, or adapted without any.
 
+    Args:
+        config: Keys and values of a detection, with `labels` or `adapt`.
+
     Raises: InputError for inputs that cannot be worked with.
+
     """
     config = parse_config(config) if isinstance(config, dict) else config
     prepared = steps.check(config)
@@ -65,7 +69,12 @@ def evaluate(product: Path, truth: str, aoi: Path | None = None, valid: Path | N
 def train(run: TrainRun | dict[str, Any], *, follow: Follow | None = None) -> str:
     """Tiles to weights with a model card; returns the weights file. A killed training goes on at its last epoch.
 
+    Args:
+        run: Keys and values as in a training's configuration file: tiles, out, model, steps ...
+        follow: For callers in Python: hears of every step. Leave it empty.
+
     Raises: InputError for inputs that cannot be worked with.
+
     """
     log = get_run_logger()
     prepared = learning.prepare(parse_training(run) if isinstance(run, dict) else run)

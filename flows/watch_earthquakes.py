@@ -34,10 +34,12 @@ def watch_earthquakes(policy: str | None = None) -> str:
     Earthquakes that qualify are announced once, and again for each revision that matters; the response to them is
     another flow. A poll that is not answered changes nothing and completes with a warning.
 
-    policy : YAML file of the policy; else LANDSLIDENET_POLICY's, else the defaults.
+    Args:
+        policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
 
     Raises: FeedSilent when no poll was good for `silence_hours`; InputError for the policy; StoreError for a damaged
     watch list.
+
     """
     told = load_policy(policy)
     now = datetime.now(UTC)

@@ -1,11 +1,13 @@
 """`prefect.yaml` against real servers: it is accepted, events and failures start runs, basic auth keeps others out."""
 
+import importlib
 import json
 import os
 
 import httpx
 import pytest
 import yaml
+from prefect.utilities.callables import parameter_schema
 from prefect_server import POSTGRES, ROOT, postgres, serving, wait_until
 
 from tasks.review import simulate_event
@@ -110,3 +112,13 @@ def test_without_the_password_nothing_is_told(guarded):
 def test_the_password_is_in_no_log(guarded):
     for path in guarded.folder.rglob("*.log"):
         assert SECRET.split(":")[1] not in path.read_text(errors="replace"), path
+
+
+@pytest.mark.parametrize(
+    "entrypoint", [d["entrypoint"] for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]]
+)
+def test_flows_explain_their_parameters_in_the_form(entrypoint):
+    module, _, name = entrypoint.rpartition(".")
+    flow = getattr(importlib.import_module(module), name)
+    told = parameter_schema(flow.fn).model_dump()["properties"]
+    assert not [parameter for parameter, value in told.items() if not value.get("description")]
