@@ -54,7 +54,7 @@ def trained(name: str, seed: int, train: Tiles) -> tuple[nn.Module, float]:
     contender, path = CONTENDERS[name], WORK / f"{name}-{seed}.pt"
     torch.manual_seed(seed)
     network = contender.build()
-    config = replace(BUDGET, seed=seed, losses=contender.losses)
+    config = replace(BUDGET, seed=seed, losses=contender.losses, augmentation=contender.augmentation)
     started = time.perf_counter()
     watcher = Watcher(on_epoch=lambda e: print(f"{name} seed {seed}: step {e.step}, loss {e.loss:.3f}", flush=True))
     WORK.mkdir(parents=True, exist_ok=True)

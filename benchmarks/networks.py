@@ -9,12 +9,15 @@ from typing import Final
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
+from models.augment import Augmentation
 from models.layers import conv_bn_relu
 from models.mffenet import Decoder, EfficientNetLiteTaps, EncoderChannels, MFFENet
 from models.pretrained import imagenet_state
 
 WIDTH: Final = 64
 ENCODER: Final = "tu-tf_efficientnet_lite0"
+LITTLE_DROPOUT: Final = 0.1
+"""Instead of the published 0.5 in the ASPP and in the head."""
 
 
 class WithoutForks(Decoder):
@@ -66,6 +69,14 @@ def _mffenet(decoder: type[Decoder] = Decoder) -> nn.Module:
     return MFFENet(EfficientNetLiteTaps(pretrained=True), width=WIDTH, decoder=decoder)
 
 
+def _less_dropout() -> nn.Module:
+    network = _mffenet()
+    for part in network.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = min(part.p, LITTLE_DROPOUT)
+    return network
+
+
 def _peer(build: Callable[..., nn.Module]) -> nn.Module:
     network = build(ENCODER, encoder_weights=None, classes=2)
     known = network.encoder.model.state_dict()
@@ -76,11 +87,12 @@ def _peer(build: Callable[..., nn.Module]) -> nn.Module:
 
 @dataclass(frozen=True)
 class Contender:
-    """A network of the table and the losses that it is trained with."""
+    """A network of the table and what it is trained with."""
 
     title: str
     build: Callable[[], nn.Module]
     losses: Mapping[str, float] = field(default_factory=lambda: {"boundary": 1.0, "dice": 1.0})
+    augmentation: Augmentation = Augmentation()
 
 
 CONTENDERS: Final[Mapping[str, Contender]] = {
@@ -91,5 +103,7 @@ CONTENDERS: Final[Mapping[str, Contender]] = {
     "no-rcm": Contender("MFFENet light without RCM", lambda: _mffenet(WithoutResiduals)),
     "no-dense": Contender("MFFENet light without the dense decoder", lambda: _mffenet(WithoutDensePath)),
     "no-boundary": Contender("MFFENet light with plain cross-entropy", _mffenet, {"cross-entropy": 1.0, "dice": 1.0}),
+    "less-dropout": Contender("MFFENet light with dropout 0.1", _less_dropout),
+    "impulse": Contender("MFFENet light, salt and pepper", _mffenet, augmentation=Augmentation(impulse=0.1)),
 }
 """The peers are trained with the same losses as MFFENet."""

@@ -150,6 +150,8 @@ class Augmentation:
     """Spread of an offset, of 255."""
     season: float = 0.0
     """Spread of the logarithm of a gain on red that green has the inverse of: vegetation dries, or greens. 0 = off."""
+    impulse: float = 0.0
+    """Largest share of pixels made black or white (salt and pepper): a crop's is drawn evenly up to it. 0 = off."""
 
 
 class Sampler:
@@ -245,7 +247,10 @@ class Sampler:
         if rng.random() < 0.5:
             value = _sharpen(value, amount=float(rng.uniform(-0.8, 1.5)))
         noise = rng.normal(0, rng.uniform(0, 0.03), size=tuple(value.shape))
-        return ((value + torch.from_numpy(noise).float()) * 255).clamp(0, 255).round()
+        image = ((value + torch.from_numpy(noise).float()) * 255).clamp(0, 255).round()
+        if vary.impulse > 0:
+            image = _salt_and_pepper(image, share=float(rng.uniform(0, vary.impulse)), rng=rng)
+        return image
 
 
 def _log_normal(rng: np.random.Generator, spread: float) -> float:
@@ -282,3 +287,9 @@ def _sharpen(value: Tensor, *, amount: float) -> Tensor:
     """Unsharp mask with a 3 x 3 mean; a negative amount blurs."""
     mean = nn.functional.avg_pool2d(value[None], 3, stride=1, padding=1, count_include_pad=False)[0]
     return value + amount * (value - mean)
+
+
+def _salt_and_pepper(image: Tensor, *, share: float, rng: np.random.Generator) -> Tensor:
+    """The image (3, H, W) with a share of its pixels black or white, half of them each."""
+    draw = torch.from_numpy(rng.random(tuple(image.shape[-2:])))
+    return image.masked_fill(draw < share / 2, 0.0).masked_fill((draw >= share / 2) & (draw < share), 255.0)

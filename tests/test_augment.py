@@ -192,3 +192,15 @@ def test_season_moves_green_against_red():
     shade = blue  # noise, shading and sharpening are common to the bands
     assert ((red / shade) * (green / shade)).log().abs().mean() < 0.03
     assert (red / green).log().std() > 0.3
+
+
+def test_impulse_noise_makes_pixels_black_or_white_in_all_bands_and_leaves_the_others():
+    plain, noisy = (
+        Sampler(_plain(value=100), replace(STILL, impulse=share), crop_px=64, rng=np.random.default_rng(0))
+        for share in (0.0, 0.4)
+    )
+    before, after = plain.sample()[0], noisy.sample()[0]
+    black, white = ((after == value).all(dim=0) for value in (0, 255))
+    assert black.float().mean().item() == pytest.approx(white.float().mean().item(), abs=0.03)
+    assert 0.01 < (black | white).float().mean() < 0.42
+    assert torch.equal(before[:, ~(black | white)], after[:, ~(black | white)])
