@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import dask
 from distributed import Client, LocalCluster
 
 from catalog.config import ClusterConfig
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 MAX_LOCAL_WORKERS: Final = 8
 CONNECT_TIMEOUT_S: Final = 30
+LOCAL_SETTINGS: Final = {"distributed.worker.profile.enabled": False}
+"""Dask's sampling profiler keeps a call tree for every second: the memory of each process would grow with the run."""
 LOOPBACK: Final = "127.0.0.1:0"
 """Any free port, for this machine alone: without an address the scheduler's pages take port 8787."""
 
@@ -46,6 +49,7 @@ def dask_client(config: ClusterConfig) -> Iterator[Client]:
     if config.address == "local":
         logging.getLogger("distributed").setLevel(logging.WARNING)
         with (
+            dask.config.set(LOCAL_SETTINGS),
             LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=worker_count(config), threads_per_worker=1, dashboard_address=LOOPBACK, memory_limit=0
             ) as cluster,
