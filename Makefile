@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 OUT ?= demo
+TEST_PROCESSES ?= 2
 
 .PHONY: env demo test lint type lock bench bench-accuracy clean
 
@@ -28,7 +29,7 @@ type: env
 
 test: lint type
 	$(BIN)/landslidenet demo --out build/demo --size 1024
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lock:
 	$(BIN)/pip freeze --exclude-editable --disable-pip-version-check > requirements.lock

@@ -1,8 +1,14 @@
+import atexit
 import os
+import shutil
+import tempfile
 
-import pytest
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")  # before Prefect reads it: of each test process alone
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
-from catalog.config import data_dir
+import pytest  # noqa: E402
+
+from catalog.config import data_dir  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
