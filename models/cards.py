@@ -58,8 +58,17 @@ class ModelCard:
 
     def lattice_gsd(self, imagery_gsd_m: float) -> float:
         """The pixel size at which windows of this imagery are predicted."""
-        low, high = self.lattice_gsd_m
-        return min(max(imagery_gsd_m / self.oversampling, low), high)
+        return lattice_gsd(imagery_gsd_m, oversampling=self.oversampling, limits_m=self.lattice_gsd_m)
+
+
+def lattice_gsd(imagery_gsd_m: float, *, oversampling: float, limits_m: tuple[float, float]) -> float:
+    """The imagery's pixel size over `oversampling`, within the limits, finest and coarsest.
+
+    >>> [lattice_gsd(gsd_m, oversampling=2.0, limits_m=(5.0, 12.5)) for gsd_m in (3.0, 16.0, 30.0)]
+    [5.0, 8.0, 12.5]
+    """
+    finest, coarsest = limits_m
+    return min(max(imagery_gsd_m / oversampling, finest), coarsest)
 
 
 def sha256_of(path: Path) -> str:
