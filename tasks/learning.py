@@ -128,10 +128,14 @@ def _open_samples(run: TrainRun) -> Samples:
     for what, masks in (("training", samples.train.masks), ("even validation", validation[::2])):
         if not ((masks == 0).any() and (masks == 1).any()):
             raise InputError(
-                f"tiles {run.tiles}: the {len(masks)} {what} tiles do not show landslides and other ground"
+                f"tiles {run.tiles}: the {len(masks)} {what} tiles do not show landslides and other "
+                "ground; expected both; label more ground, or hold out other events"
             )
     if len(validation) < 2:
-        raise InputError(f"tiles {run.tiles}: got one validation tile; expected two or more, to calibrate and to check")
+        raise InputError(
+            f"tiles {run.tiles}: got one validation tile; expected two or more, to calibrate "
+            "and to check; label more ground, or hold out other events"
+        )
     return samples
 
 
