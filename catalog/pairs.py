@@ -47,6 +47,11 @@ def read_pairs(folder: Path, *, tile_px: int) -> LabelledTiles:
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("images", "masks", "gsd_m", "events", "corners_m")
     )
+    if not len(masks):
+        raise InputError(
+            f"pairs {folder}: got no pixel that is labelled and seen; expected masks with 0 and 1 where the images are "
+            "not transparent: is a fourth band, e.g. near infrared, marked as transparency?"
+        )
     if not (masks == LANDSLIDE).any():
         raise InputError(
             f"pairs {folder}: no mask holds a 1, only {np.unique(masks).tolist()}; expected 1 landslide, 0 not, 255 "

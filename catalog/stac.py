@@ -35,6 +35,9 @@ ASSETS: Final = (
     ("report", "report.html", pystac.MediaType.HTML, "Report", ("overview",)),
     ("run", "run.json", pystac.MediaType.JSON, "Configuration, versions, hashes and timings", ("metadata",)),
 )
+NETWORK_TITLE: Final = "The network's card with the digest of its weights, under `model`"
+NETWORK_ROLES: Final = ["metadata", "mlm:model"]
+"""MLM asks for one asset of this role; weights stay where they are, a product holds their card."""
 _RASTERS: Final[Mapping[str, Variable]] = {
     "probability": PROBABILITY,
     "class": LANDSLIDE_CLASS,
@@ -103,6 +106,7 @@ def build_item(product: Product) -> pystac.Item:
             "landslidenet:landslide_area_m2": round(product.headline.area_m2),
             "landslidenet:observed_area_m2": round(product.headline.observed_m2),
             **network,
+            **_bands(network),
         },
         stac_extensions=[RASTER_SCHEMA, *([MLM_SCHEMA] if network else [])],
         collection=product.event_id,
@@ -114,9 +118,17 @@ def build_item(product: Product) -> pystac.Item:
     for key, href, media_type, title, roles in ASSETS:
         extra = _raster_fields(_RASTERS[key]) if key in _RASTERS else None
         item.add_asset(key, pystac.Asset(f"./{href}", title, None, str(media_type), list(roles), extra))
+    if network:
+        item.add_asset("network", pystac.Asset("./run.json", NETWORK_TITLE, None, pystac.MediaType.JSON, NETWORK_ROLES))
     for rel in ("root", "parent", "collection"):
         item.add_link(pystac.Link(rel, "../collection.json", "application/json"))
     return item
+
+
+def _bands(network: Mapping[str, Any]) -> dict[str, Any]:
+    """The bands that the network takes, by name: MLM asks that an item describes them."""
+    names = dict.fromkeys(name for given in network.get("mlm:input", ()) for name in given["bands"])
+    return {"bands": [{"name": name} for name in names]} if names else {}
 
 
 def _footprint(product: Product) -> shapely.Geometry:

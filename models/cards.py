@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -55,8 +58,17 @@ class ModelCard:
 
     def lattice_gsd(self, imagery_gsd_m: float) -> float:
         """The pixel size at which windows of this imagery are predicted."""
-        low, high = self.lattice_gsd_m
-        return min(max(imagery_gsd_m / self.oversampling, low), high)
+        return lattice_gsd(imagery_gsd_m, oversampling=self.oversampling, limits_m=self.lattice_gsd_m)
+
+
+def lattice_gsd(imagery_gsd_m: float, *, oversampling: float, limits_m: tuple[float, float]) -> float:
+    """The imagery's pixel size over `oversampling`, within the limits, finest and coarsest.
+
+    >>> [lattice_gsd(gsd_m, oversampling=2.0, limits_m=(5.0, 12.5)) for gsd_m in (3.0, 16.0, 30.0)]
+    [5.0, 8.0, 12.5]
+    """
+    finest, coarsest = limits_m
+    return min(max(imagery_gsd_m / oversampling, finest), coarsest)
 
 
 def sha256_of(path: Path) -> str:
@@ -132,6 +144,11 @@ PUBLISHED: Final = "resnet101"
 """The variant that the authors' training code writes."""
 AUXILIARY_KEYS: Final = "decoder.domain_conv."
 CLASSES_KEY: Final = "decoder.last_conv.8.weight"
+NUMPY_SCALARS: Final[Sequence[Any]] = (
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType),
+)
+"""What a score beside the weights, e.g. the best one so far, is pickled with: it runs no code of the file."""
 
 
 def load_published_checkpoint(path: str | Path) -> nn.Module:
@@ -140,28 +157,45 @@ def load_published_checkpoint(path: str | Path) -> nn.Module:
     The file is `torch.save` of a dict with `state_dict`, whose keys may carry the prefix `module.`. With the auxiliary
     output `decoder.domain_conv` it is ADANet, without it MFFENet.
 
-    Raises: ValueError naming the keys that are missing, left over, or of another shape, or what the file is instead.
+    Raises: OSError when there is no such file; ValueError naming the keys that are missing, left over, or of another
+    shape, or what the file is instead.
     """
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"checkpoint {path}: it holds more than weights and is not loaded ({error})") from error
+    stored = _read_checkpoint(path)
     if not isinstance(stored, dict) or not isinstance(stored.get("state_dict"), dict):
         raise ValueError(f"checkpoint {path}: expected a dict with `state_dict`, got {type(stored).__name__}")
     state = {str(k).removeprefix("module."): v for k, v in stored["state_dict"].items()}
     kind = "adanet" if any(k.startswith(AUXILIARY_KEYS) for k in state) else "mffenet"
-    classes = state[CLASSES_KEY].shape[0] if CLASSES_KEY in state else 2
-    network = create_model(f"{kind}-{PUBLISHED}", classes=classes)
+    shape = _shape(state.get(CLASSES_KEY))
+    network = create_model(f"{kind}-{PUBLISHED}", classes=shape[0] if shape else 2)
     _check_keys(network.state_dict(), state, path)
     network.load_state_dict(state, strict=False)  # `num_batches_tracked` may be missing in old files
     return network.float().eval()
+
+
+def _read_checkpoint(path: str | Path) -> object:
+    try:
+        with torch.serialization.safe_globals(list(NUMPY_SCALARS)):
+            stored: object = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise ValueError(f"checkpoint {path}: got no file of `torch.save`; download it again") from None
+        raise ValueError(f"checkpoint {path}: it holds more than weights ({found[1]}) and is not loaded") from None
+    except (EOFError, KeyError, IndexError, RuntimeError) as error:  # torch's, by what the first bytes look like
+        raise ValueError(f"checkpoint {path}: got no file of `torch.save`; download it again") from error
+    return stored
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    """Of a tensor; empty for anything else."""
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def _check_keys(own: dict[str, Tensor], state: dict[str, Any], path: str | Path) -> None:
     problems = {
         "missing": sorted(k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")),
         "left over": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+        "of another shape": sorted(k for k in own.keys() & state.keys() if _shape(own[k]) != _shape(state[k])),
     }
     if any(problems.values()):
         told = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:6])}" for what, keys in problems.items() if keys)

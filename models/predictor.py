@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from typing import Final
@@ -44,9 +45,11 @@ class Predictor:
 
         Images are resampled to the network's pixel size and the probability back.
 
-        Raises: ValueError for another shape or dtype, or an image below 64 px.
+        Raises: ValueError for another shape or dtype, no image, one below 64 px, or a pixel size that is none.
         """
         _check(images)
+        if not 0 < gsd_m < math.inf:
+            raise ValueError(f"images: got pixels of {gsd_m:g} m; expected a size above 0")
         size = images.shape[1:3]
         pixels = _to_pixels(images)
         factor = gsd_m / self.card.lattice_gsd(gsd_m)
@@ -61,7 +64,7 @@ class Predictor:
     def predict_windows(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As `predict`, of images that are at the network's pixel size already.
 
-        Raises: ValueError for another shape or dtype, or an image below 64 px.
+        Raises: ValueError for another shape or dtype, no image, or one below 64 px.
         """
         _check(images)
         return np.asarray(self._probability(_to_pixels(images))[:, 0].numpy(), dtype=np.float32)
@@ -85,8 +88,8 @@ class Predictor:
 
 
 def _check(images: NDArray[np.uint8]) -> None:
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise ValueError(f"images: got {images.dtype} {images.shape}; expected uint8 (B, H, W, 3)")
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
+        raise ValueError(f"images: got {images.dtype} {images.shape}; expected uint8 (B, H, W, 3), B from 1")
     if min(images.shape[1:3]) < SMALLEST_PX:
         raise ValueError(
             f"images: got {images.shape[1]} x {images.shape[2]} px; expected {SMALLEST_PX} px or more a side"
@@ -99,19 +102,23 @@ def _to_pixels(images: NDArray[np.uint8]) -> Tensor:
 
 
 def load_predictor(source: str = "mffenet-lite0", *, device: str = "auto", threads: int | None = None) -> Predictor:
-    """The predictor of a registered name or a weights file, loaded once a process and kept by its weights hash.
+    """The predictor of a registered name or a weights file, loaded once a process and kept while its card is the same.
 
     device : as torch names it, or `auto`: a CUDA device where there is one, else the CPU.
 
-    Raises: ValueError when weights or card are missing or do not fit.
+    Raises: ValueError when weights or card are missing or do not fit, or the device is none.
     """
+    try:
+        torch.device(device if device != "auto" else "cpu")
+    except RuntimeError as error:
+        raise ValueError(f"device: got {device!r}; expected auto, cpu, cuda or cuda:N") from error
     weights = find_weights(source)
     card = load_card(weights)
     with _LOCK:
         if threads is not None and threads != torch.get_num_threads():
             torch.set_num_threads(threads)
         key = (card.weights_sha256, choose_device() if device == "auto" else device)
-        if key not in _CACHE:
+        if key not in _CACHE or _CACHE[key].card != card:
             _CACHE[key] = Predictor(load_network(weights, card), card, device=key[1])
             logger.info("network %s on %s, %d threads", card.name, key[1], torch.get_num_threads())
         return _CACHE[key]

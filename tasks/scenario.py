@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from distributed import get_worker
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from catalog import store, tiles
 from catalog.config import RunConfig
@@ -25,6 +26,7 @@ from catalog.grid import Grid, Window
 from catalog.schema import InputError
 from catalog.store import StoreRef
 from catalog.truth import read_polygons
+from models.adanet import ADANet
 from models.adaptation import AdaptConfig, Round, adapt
 from models.augment import Augmentation, Tiles
 from models.cards import ModelCard, load_card, load_network, save_model
@@ -59,6 +61,8 @@ ALGORITHM_VERSION: Final = 1
 """Raise it when the same origin gives other weights."""
 STEMS: Final[Mapping[str, str]] = {"adapted": "adanet", "fine-tuned": "mffenet"}
 """By the kind of an event's own weights: what their files' names begin with."""
+FRESH_SEED: Final = 67280421310721
+"""What torch itself seeds a new process with."""
 TOPIC: Final = "landslidenet-network"
 """Dask topic on which a worker tells how far it is: steps done, steps in all."""
 
@@ -209,9 +213,9 @@ def adapt_network(job: AdaptJob) -> None:
     """
     torch.set_num_threads(job.threads)
     card = load_card(Path(job.start))
-    source, start = open_tiles(job.source, left_out=job.leave_out), load_network(Path(job.start), card)
+    source = open_tiles(job.source, left_out=job.leave_out)
+    start, network = start_networks(Path(job.start), card)
     target = choose_windows(read_windows(job.post, job.tone, card), Predictor(start, card, device=choose_device()))
-    network = extend_to_adanet(start, card.architecture)
     rounds: list[Round] = []
     adapted = adapt(
         network, source, target, job.config,
@@ -223,6 +227,13 @@ def adapt_network(job: AdaptJob) -> None:
     )  # fmt: skip
     told = _adapted_card(card, job, source=source, target=target, rounds=rounds)
     save_model(adapted, Path(job.weights).parent, card=told)
+
+
+def start_networks(weights: Path, card: ModelCard) -> tuple[nn.Module, ADANet]:
+    """The network to start from, and ADANet of it, whose new output is the same whatever the worker did before."""
+    torch.manual_seed(FRESH_SEED)
+    start = load_network(weights, card)
+    return start, extend_to_adanet(start, card.architecture)
 
 
 def fine_tune_network(job: FineTuneJob) -> None:

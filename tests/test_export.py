@@ -310,10 +310,23 @@ def test_item_reads_back_with_relative_assets_that_exist(published):
         assert (published / asset.href).exists()
 
 
+def test_item_keeps_the_rules_of_the_mlm_extension(published):
+    """Of its JSON schema, which needs the net: one asset is the model, the bands it takes are described."""
+    item = json.loads((published / "item.json").read_text())
+    (network,) = (asset for asset in item["assets"].values() if "mlm:model" in asset["roles"])
+    card = json.loads((published / network["href"]).read_text())["model"]
+    assert card["mlm"]["mlm:name"] == item["properties"]["mlm:name"]
+    assert card["weights_sha256"]
+    assert tuple(int(part) for part in item["stac_version"].split(".")) >= (1, 1, 0)  # core bands are of 1.1
+    described = [band["name"] for band in item["properties"]["bands"]]
+    assert [given["bands"] for given in item["properties"]["mlm:input"]] == [described]
+
+
 def test_item_claims_no_network_without_its_fields(product):
     item = build_item(replace(product, model_card={}))
     assert MLM_SCHEMA not in item.stac_extensions
-    assert not [key for key in item.properties if key.startswith("mlm:")]
+    assert not [key for key in item.properties if key.startswith("mlm:") or key == "bands"]
+    assert "network" not in item.assets
 
 
 def test_item_and_collection_satisfy_the_core_stac_schemas(published):

@@ -128,6 +128,7 @@ def test_training_events_held_out_are_a_list(text, events):
         ("learning_rate: -1", "`learning_rate`: Input should be greater than 0"),
         ("patience: soon", "`patience`: Input should be a valid integer"),
         ("model: unet", "`model`: got 'unet'; expected one of mffenet-lite0-w32"),
+        ("model: adanet-lite0", "an ADANet is made of one of them by `landslidenet adapt`"),
         ("loss: [hinge=1]", "got ['hinge']; expected some of boundary, "),
         ("loss: {dice: 0}", "`losses.dice`: Input should be greater than 0"),
         ("loss: [dice=1, dice=2]", "a loss is given twice"),
@@ -286,6 +287,13 @@ def test_training_that_diverges_is_an_error(tiles, tmp_path):
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_training_of_a_network_whose_weights_cannot_be_downloaded_says_so(tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="`model` mffenet-resnet50: its ImageNet weights could not be downloaded"):
+        trained(prepared(tiles, tmp_path, model="mffenet-resnet50"))
+
+
 def test_training_refuses_the_folder_of_another(tiles, whole):
     with pytest.raises(InputError, match="of another training; .* choose another --out"):
         prepared(tiles, whole.out, seed=4)
@@ -297,6 +305,30 @@ def test_training_refuses_a_state_of_another_configuration(tiles, tmp_path):
     torch.save({"identity": "another"}, tmp_path / "state.pt")
     with pytest.raises(InputError, match="another configuration or other tiles"):
         prepared(tiles, tmp_path)
+
+
+def test_training_refuses_a_state_of_another_network_before_any_work(tiles, tmp_path):
+    def kill(step, _loss):
+        if step == 3:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        trained(prepared(tiles, tmp_path), on_step=kill)
+    with pytest.raises(InputError, match="state of another network"):
+        prepared(tiles, tmp_path, model="mffenet-lite0")
+    assert prepared(tiles, tmp_path).step == 2
+
+
+def test_training_refuses_a_state_that_cannot_be_read(tiles, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(InputError, match=r"state\.pt: it cannot be read .*; delete it"):
+        prepared(tiles, tmp_path)
+
+
+def test_training_shows_tiles_as_its_card_says(whole):
+    card = load_card(whole.weights)
+    sizes = (2.0, 3.0, 10.0, 16.0, 30.0)
+    assert [learning.LATTICE_GSD(gsd_m) for gsd_m in sizes] == [card.lattice_gsd(gsd_m) for gsd_m in sizes]
 
 
 def test_train_again_says_that_it_is_done(run, whole, capsys):  # noqa: F811

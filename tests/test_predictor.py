@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
 from models import load_predictor
+from models.cards import find_weights
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,33 @@ def test_predictor_is_kept_by_weights_and_device(predictor):
     assert load_predictor("mffenet-lite0", device="cpu") is load_predictor("mffenet-lite0", device="cpu")
 
 
-@pytest.mark.parametrize("images", [_images(63, 80), _images(64, 64).astype(np.float32), _images(64, 64)[0]], ids=len)
+def test_predictor_of_the_same_weights_with_another_card_is_another(tmp_path):
+    weights, cards = find_weights("mffenet-lite0"), []
+    (tmp_path / "own.safetensors").symlink_to(weights)
+    for scale in (0.5, 2.0):
+        card = json.loads(weights.with_suffix(".json").read_text())
+        card["calibration"]["scale"] = scale
+        (tmp_path / "own.json").write_text(json.dumps(card))
+        cards.append(load_predictor(str(tmp_path / "own.safetensors"), device="cpu").card)
+    assert [card.calibration.scale for card in cards] == [0.5, 2.0]
+
+
+def test_predictor_of_no_device_names_the_devices():
+    with pytest.raises(ValueError, match="got 'gpu'; expected auto, cpu, cuda or cuda:N"):
+        load_predictor("mffenet-lite0", device="gpu")
+
+
+@pytest.mark.parametrize("gsd_m", [0.0, -3.0, float("nan"), float("inf")])
+def test_predictor_of_a_pixel_size_that_is_none_says_so(predictor, gsd_m):
+    with pytest.raises(ValueError, match="expected a size above 0"):
+        predictor.predict(_images(64, 64), gsd_m=gsd_m)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [_images(63, 80), _images(64, 64).astype(np.float32), _images(64, 64)[0], _images(64, 64)[:0]],
+    ids=["small", "float", "one", "none"],
+)
 def test_predictor_says_what_images_it_expects(predictor, images):
     with pytest.raises(ValueError, match="expected"):
         predictor.predict(images, gsd_m=10.0)

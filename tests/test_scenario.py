@@ -10,6 +10,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
+import torch
 from red_slides import write_tiles
 from test_cli import refused, run  # noqa: F401 - a fixture
 
@@ -168,6 +169,15 @@ def test_settings_of_the_adaptation_that_do_not_fit_are_refused(run, tmp_path, s
     config = {"post": str(scene["post"]), "name": "x", "adapt": str(tiles), "adaptation": settings}
     (tmp_path / "run.yaml").write_text(json.dumps(config))  # JSON is YAML
     assert message in refused(run, "detect", tmp_path / "run.yaml", "--root", tmp_path / "s", "--out", tmp_path / "o")
+
+
+def test_adanet_starts_the_same_whatever_the_worker_did_before():
+    weights = find_weights("mffenet-lite0")
+    states = []
+    for drawn in (0, 7):
+        torch.rand(drawn)
+        states.append(scenario.start_networks(weights, load_card(weights))[1].state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
 
 
 def test_settings_switch_the_terms_of_the_adaptation():

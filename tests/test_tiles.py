@@ -189,6 +189,7 @@ def test_pairs_do_not_label_transparent_pixels(pairs):
         ("masks", marked().astype(np.float32), {}, "got 1 band.* of float32"),
         ("masks", marked() * 7, {}, r"got values \[7\]"),
         ("masks", marked() * 255, {}, r"no mask holds a 1, only \[0, 255\]"),
+        ("masks", np.full_like(marked(), 255), {}, "no pixel that is labelled and seen"),
         ("masks", marked(), {"left": LEFT + 30}, "lies elsewhere"),
     ],
 )
