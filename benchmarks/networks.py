@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import Tensor, nn
 
 from models.augment import Augmentation
@@ -18,6 +19,9 @@ WIDTH: Final = 64
 ENCODER: Final = "tu-tf_efficientnet_lite0"
 LITTLE_DROPOUT: Final = 0.1
 """Instead of the published 0.5 in the ASPP and in the head."""
+
+PRIOR: Final = 0.03
+"""Share of landslide at which a gentle start begins."""
 
 
 class WithoutForks(Decoder):
@@ -77,6 +81,19 @@ def _less_dropout() -> nn.Module:
     return network
 
 
+def _gentle_start() -> nn.Module:
+    """Little dropout, residual branches that start at nothing, and a head that starts at the share of landslide."""
+    network = _less_dropout()
+    decoder: Any = network.decoder
+    for branch in (decoder.conv_3, decoder.conv_2, decoder.conv_1):
+        nn.init.zeros_(branch[-1].weight)
+    head = decoder.last_conv[-1]
+    nn.init.normal_(head.weight, std=0.01)
+    with torch.no_grad():
+        head.bias.copy_(torch.log(torch.tensor([1 - PRIOR, PRIOR])))
+    return network
+
+
 def _peer(build: Callable[..., nn.Module]) -> nn.Module:
     network = build(ENCODER, encoder_weights=None, classes=2)
     known = network.encoder.model.state_dict()
@@ -104,6 +121,7 @@ CONTENDERS: Final[Mapping[str, Contender]] = {
     "no-dense": Contender("MFFENet light without the dense decoder", lambda: _mffenet(WithoutDensePath)),
     "no-boundary": Contender("MFFENet light with plain cross-entropy", _mffenet, {"cross-entropy": 1.0, "dice": 1.0}),
     "less-dropout": Contender("MFFENet light with dropout 0.1", _less_dropout),
+    "gentle-start": Contender("MFFENet light, gentle start", _gentle_start),
     "impulse": Contender("MFFENet light, salt and pepper", _mffenet, augmentation=Augmentation(impulse=0.1)),
 }
 """The peers are trained with the same losses as MFFENet."""
