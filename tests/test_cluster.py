@@ -11,3 +11,10 @@ def test_local_cluster_opens_no_fixed_port():
         pages = [urlsplit(client.dashboard_link) for client in (one, other)]
     assert {page.hostname for page in pages} == {"127.0.0.1"}
     assert 8787 not in {page.port for page in pages}
+
+
+def test_local_cluster_keeps_no_profile_that_grows_with_the_run():
+    with dask_client(ClusterConfig(workers=1)) as client:
+        (callbacks,) = client.run(lambda dask_worker: sorted(dask_worker.periodic_callbacks)).values()
+    assert "heartbeat" in callbacks
+    assert "profile" not in callbacks
