@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import fsspec
 
@@ -96,10 +97,13 @@ def gdal_options(path: str) -> dict[str, Any]:
 def write_whole(path: Path, text: str) -> Path:
     """Write a local text file, whole or not at all; returns its path. Folders are made where they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(beside, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, path)
+    beside = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        with open(beside, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
     return path

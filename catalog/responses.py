@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +21,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalog.config import Event, Strict
 from catalog.events import parse_event
+from catalog.files import write_whole
 from catalog.policy import ImageryPolicy
 from catalog.schema import InputError, StoreError
 
@@ -244,12 +243,12 @@ def save_event(state: str, event: Event, area: BaseGeometry) -> None:
     write_area(folder / AREA_FILE, area)
     for path in earlier:
         path.unlink()
-    write_atomic(folder / "event.json", event.model_dump_json(indent=2) + "\n")
+    write_whole(folder / "event.json", event.model_dump_json(indent=2) + "\n")
 
 
 def write_area(path: Path, area: BaseGeometry) -> None:
     """Save an area (longitude, latitude) as GeoJSON."""
-    write_atomic(path, str(geopandas.GeoDataFrame(geometry=[area], crs=4326).to_json()))
+    write_whole(path, str(geopandas.GeoDataFrame(geometry=[area], crs=4326).to_json()))
 
 
 def read_response(state: str, event_id: str) -> Response | None:
@@ -271,14 +270,14 @@ def read_response(state: str, event_id: str) -> Response | None:
 
 def write_response(state: str, response: Response) -> None:
     """Save what is known of the response, whole or not at all."""
-    write_atomic(folder_of(state, response.event_id) / "response.json", response.model_dump_json(indent=2) + "\n")
+    write_whole(folder_of(state, response.event_id) / "response.json", response.model_dump_json(indent=2) + "\n")
 
 
 def write_inputs(folder: Path, *, post: Mapping[str, Any], pre: Mapping[str, Any], area: BaseGeometry) -> None:
     """What a version is made of: ItemCollections post.json and, where it has scenes, pre.json; area.geojson."""
     for name, collection in (("post", post), ("pre", pre)):
         if collection["features"]:
-            write_atomic(folder / f"{name}.json", json.dumps(collection, indent=1) + "\n")
+            write_whole(folder / f"{name}.json", json.dumps(collection, indent=1) + "\n")
     write_area(folder / AREA_FILE, area)
 
 
@@ -294,20 +293,6 @@ def read_items(folder: str, name: Literal["post", "pre"]) -> tuple[dict[str, Any
         return tuple(json.loads(path.read_text(encoding="utf-8"))["features"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); restore it from the backup") from None
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            Path(file.name).unlink()
-            raise
-    os.replace(file.name, path)
 
 
 # --- products --------------------------------------------------------------------------------------------------------

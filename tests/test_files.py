@@ -127,6 +127,20 @@ def test_sha256_of_a_file_follows_its_change(tmp_path):
     assert files.sha256_of(str(path)) != first
 
 
+def test_write_whole_replaces_what_was_there(tmp_path):
+    for text in ("a much longer text before\n", "á\n"):
+        assert files.write_whole(tmp_path / "new/event.json", text).read_text("utf-8") == text
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["event.json"]
+
+
+def test_write_whole_that_fails_leaves_what_was_there(tmp_path):
+    files.write_whole(tmp_path / "event.json", "before")
+    with pytest.raises(UnicodeEncodeError):
+        files.write_whole(tmp_path / "event.json", "after \ud800")
+    assert (tmp_path / "event.json").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["event.json"]
+
+
 @pytest.mark.parametrize("path", ["/a/b/post.tif", "https://host/a/post.tif?signature=x/y", "s3://bucket/post.tif"])
 def test_name_of_has_no_query(path):
     assert files.name_of(path) == "post.tif"
