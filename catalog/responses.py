@@ -19,13 +19,12 @@ from pydantic import AwareDatetime, Field, ValidationError
 from pyogrio.errors import DataSourceError
 from shapely.geometry.base import BaseGeometry
 
-from catalog.config import Event, Strict
+from catalog.config import Event, Strict, is_event_id
 from catalog.events import parse_event
 from catalog.files import write_whole
 from catalog.policy import ImageryPolicy
 from catalog.schema import InputError, StoreError
 
-EVENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 AREA_NAME: Final = re.compile(r"area(?:-(\d{5}))?\.geojson")
 AREA_FILE: Final = "area.geojson"
 MAX_AREA_BYTES: Final = 32 * 1024**2
@@ -182,7 +181,7 @@ def folder_of(state: str, event_id: str) -> Path:
 
     Raises: InputError when the id could lead elsewhere.
     """
-    if not EVENT_ID.fullmatch(event_id):
+    if not is_event_id(event_id):
         raise InputError(f"event id {event_id!r:.80}: expected 1 to 64 letters, digits, . _ - and no . or - first")
     return Path(state) / event_id
 
@@ -190,7 +189,7 @@ def folder_of(state: str, event_id: str) -> Path:
 def known_events(state: str) -> tuple[str, ...]:
     """Ids of the events that have a response's folder."""
     folders = (path.parent.name for path in Path(state).glob("*/event.json"))
-    return tuple(sorted(name for name in folders if EVENT_ID.fullmatch(name)))
+    return tuple(sorted(name for name in folders if is_event_id(name)))
 
 
 def open_event(state: str, event_id: str) -> tuple[Event, tuple[Part, ...]]:

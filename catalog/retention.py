@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 import fsspec
 from botocore.exceptions import BotoCoreError
 
+from catalog.config import is_event_id
 from catalog.policy import RetentionPolicy
 from catalog.schema import StoreError
 from catalog.stac import refresh_collection
@@ -26,7 +27,6 @@ from catalog.store import storage_options
 
 BUSY: Final = timedelta(hours=6)
 """An event that was written to within this time is being worked on: nothing of it is touched."""
-EVENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 STORE: Final = re.compile(r"([a-z0-9_]+(?:-[a-z0-9_]+)*-[0-9a-f]{12})\.(zarr|ledger)")
 VERSION: Final = re.compile(r"v([1-9][0-9]*)")
 UNFINISHED: Final = re.compile(r"\.v([1-9][0-9]*)\.(partial|deleted)")
@@ -145,7 +145,7 @@ def _check_inside(place: str, base: str, event_id: str) -> None:
     link = "://" not in place and (Path(place).is_symlink() or Path(folder).is_symlink())
     name = posixpath.basename(place)
     known = any(pattern.fullmatch(name) for pattern in (STORE, VERSION, UNFINISHED))
-    if posixpath.dirname(place) != folder or link or not known or not EVENT_ID.fullmatch(event_id):
+    if posixpath.dirname(place) != folder or link or not known or not is_event_id(event_id):
         raise StoreError(f"housekeeping: {place} is not of event {event_id} below {base}; nothing is deleted there")
 
 
@@ -197,7 +197,7 @@ def _products(out: str) -> Iterator[Held]:
 
 def _events(base: str) -> Iterator[tuple[str, str]]:
     place = base.rstrip("/") if "://" in base else str(Path(base).resolve())
-    yield from ((name, posixpath.join(place, name)) for name in _entries(place) if EVENT_ID.fullmatch(name))
+    yield from ((name, posixpath.join(place, name)) for name in _entries(place) if is_event_id(name))
 
 
 def _entries(place: str) -> list[str]:
