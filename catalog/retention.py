@@ -16,14 +16,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import fsspec
 from botocore.exceptions import BotoCoreError
 
 from catalog.config import is_event_id
+from catalog.files import filesystem
 from catalog.policy import RetentionPolicy
 from catalog.schema import StoreError
 from catalog.stac import refresh_collection
-from catalog.store import storage_options
 
 BUSY: Final = timedelta(hours=6)
 """An event that was written to within this time is being worked on: nothing of it is touched."""
@@ -116,7 +115,7 @@ def remove(removal: Removal, *, root: str, out: str) -> bool:
 
 def _delete(place: str, *, version: bool) -> None:
     if "://" in place:
-        fs, path = fsspec.core.url_to_fs(place, **storage_options(place))
+        fs, path = filesystem(place)
         fs.rm(path, recursive=True)
         return
     folder = Path(place)
@@ -152,7 +151,7 @@ def _check_inside(place: str, base: str, event_id: str) -> None:
 def _files(place: str) -> Iterator[tuple[int, datetime]]:
     """Size in bytes and time of change of every file of a folder or prefix; links are no files."""
     if "://" in place:
-        fs, path = fsspec.core.url_to_fs(place, **storage_options(place))
+        fs, path = filesystem(place)
         fs.invalidate_cache()
         yield from ((int(info["size"]), _utc(info["LastModified"])) for info in fs.find(path, detail=True).values())
         return
@@ -207,7 +206,7 @@ def _entries(place: str) -> list[str]:
             return []
         with os.scandir(place) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    fs, path = fsspec.core.url_to_fs(place, **storage_options(place))
+    fs, path = filesystem(place)
     fs.invalidate_cache()
     try:
         found = fs.ls(path, detail=True)

@@ -18,7 +18,7 @@ import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
-from catalog import scenes, store
+from catalog import reuse, scenes, store
 from catalog.grid import Block, Bounds, Grid, Window
 from catalog.schema import LANDSLIDE, NOT_OBSERVED, OBSERVED_QUALITY, FloatArray, Quality
 from catalog.store import StoreRef
@@ -79,8 +79,8 @@ def ingest_block(job: IngestJob, block: Block) -> dict[str, Any]:
 
 def _made(target: StoreRef, block: Block, inputs: Sequence[Any], make: Callable[[], xr.Dataset]) -> dict[str, Any]:
     """The ledger entry of a block: taken over from an earlier store that made it of the same inputs, else made."""
-    digest = store.inputs_digest(target, block, inputs)
-    taken = store.adopt_block(target, block, digest)
+    digest = reuse.inputs_digest(target, block, inputs)
+    taken = reuse.adopt_block(target, block, digest)
     return taken or store.write_block(target, block, make(), record={"inputs": digest})
 
 
@@ -234,8 +234,8 @@ def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
     edges = place.expand(1).intersect(Window(scene.y0, scene.x0, scene.y1, scene.x1))  # beyond them it is mirrored
     inputs = [job.network, asdict(job.tone), asdict(place), asdict(edges), quality.values]
     inputs += [imagery[band].values for band in inference.RGB]
-    digest = store.inputs_digest(job.target, block, inputs)
-    if (taken := store.adopt_block(job.target, block, digest)) is not None:
+    digest = reuse.inputs_digest(job.target, block, inputs)
+    if (taken := reuse.adopt_block(job.target, block, digest)) is not None:
         return taken
     image = job.tone.apply(np.stack([imagery[band].values for band in inference.RGB]))
     before, started = predictor.network_s, time.perf_counter()
