@@ -45,7 +45,7 @@ from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef
 from catalog.versions import latest_version
 from models.cards import ModelCard, find_weights, load_card
-from tasks import blocks, change, decisions, inference, mapping, objects, scenario, terrain
+from tasks import blocks, change, decisions, inference, mapping, polygons, scenario, terrain
 from tasks.inference import Tone
 from tasks.pairing import keep_pairing, pair_epochs
 from tasks.stages import (
@@ -336,10 +336,10 @@ def inventory(run: Run, *, client: Client) -> mapping.Inventory:
 
 def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> StoreRef:
     grid = run.prepared.grid
-    outlines = objects.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m)
+    outlines = polygons.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m)
     target = run.prepared.target(
         "class", (LANDSLIDE_CLASS,), grid=grid,
-        depends_on={"post": run.stores["post"].key, "outlines": objects.fingerprint(outlines)},
+        depends_on={"post": run.stores["post"].key, "outlines": polygons.fingerprint(outlines)},
     )  # fmt: skip
     job = blocks.ClassJob(target, run.stores["post"], outlines)
     record = run_blocks(
