@@ -118,7 +118,8 @@ def run_detect(values: dict[str, Any]) -> Path:
 
 def _in_flow(flow: Callable[[RunConfig], str], config: RunConfig) -> str:
     """Run a flow; inputs are checked first, so that a bad one is a message within seconds; the flow checks again."""
-    from tasks.steps import check, following
+    from tasks.artifacts import following
+    from tasks.steps import check
 
     check(config)
     with flow_run() as follow, following(follow):
