@@ -1,16 +1,13 @@
 """Imagery that lies elsewhere: on an S3 server and on a web server, both on loopback."""
 
 import hashlib
-import socket
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from processes import s3_server
 
 from catalog import files
 from catalog.checks import check_places
@@ -28,19 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 @pytest.fixture(scope="module")
 def server():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = subprocess.DEVNULL
-    running = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    running.terminate()
-    running.wait()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture

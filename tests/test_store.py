@@ -1,14 +1,11 @@
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
+from processes import s3_server
 
 from catalog import reuse, store
 from catalog.encoding import decode
@@ -182,24 +179,12 @@ def test_store_ledger_of_another_key_is_refused(ref, tmp_path):
 
 @pytest.fixture
 def s3(monkeypatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = subprocess.DEVNULL
-    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(key, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    endpoint = f"http://127.0.0.1:{port}"
-    monkeypatch.setenv("LANDSLIDENET_S3_ENDPOINT", endpoint)
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.2)
-    yield endpoint
-    server.terminate()
-    server.wait()
+    with s3_server() as endpoint:
+        monkeypatch.setenv("LANDSLIDENET_S3_ENDPOINT", endpoint)
+        yield endpoint
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
