@@ -17,8 +17,7 @@ from rasterio.windows import Window, from_bounds
 from rasterio.windows import transform as window_transform
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from catalog.comcat import is_id
-from catalog.config import Event
+from catalog.config import Event, is_event_id
 from catalog.files import write_whole
 from catalog.schema import InputError
 
@@ -172,7 +171,7 @@ def write_event(state: Path, event: Event, area: Area) -> list[Path]:
 
     Raises: InputError for an id that may not name a folder, or an empty area.
     """
-    if not is_id(event.id):
+    if not is_event_id(event.id):
         raise InputError(f"event {event.id!r:.80}: may not name a folder; expected letters, digits, `.`, `_`, `-`")
     if area.geometry.is_empty:
         raise InputError(f"event {event.id}: its area is empty ({area.source}); nothing is written")

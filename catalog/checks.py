@@ -19,13 +19,13 @@ from shapely.geometry.base import BaseGeometry
 from shapely.ops import unary_union
 
 from catalog.config import DEFAULT_BLOCK_PX, Event, RunConfig
+from catalog.files import probe_root
 from catalog.grid import Bounds, Grid, snap_grid, utm_epsg
 from catalog.items import BAND_INDEX, BASELINE, ITEM_SUFFIXES, LOCAL, local_item, search_stac, stored_items
 from catalog.rasters import RasterInfo, describe_raster, open_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
 from catalog.sensors import Sensor, sensor
-from catalog.store import probe_root
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ A feed or an answer of `fdsnws/event/1/query` holds summaries; an event's detail
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,12 +12,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from catalog.config import Event
+from catalog.config import Event, EventId
 from catalog.schema import InputError
 from catalog.web import parse_json
 
-ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Ids name folders, resources and addresses."""
 MAX_FEATURES: Final = 20_000
 """What the query service answers at most."""
 MAX_PRODUCTS: Final = 2_000
@@ -33,7 +30,6 @@ CONTENTS: Final = ("download/cont_pga.json", "download/cont_mmi.json", "download
 
 Alert = Literal["green", "yellow", "orange", "red"]
 COLOURS: Final[tuple[Alert, ...]] = ("green", "yellow", "orange", "red")
-Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Milliseconds = Annotated[int, Field(ge=FIRST_MS, le=LAST_MS)]
 
 
@@ -125,8 +121,8 @@ class _Content(_Told):
 
 
 class _Product(_Told):
-    code: Id
-    source: Id
+    code: EventId
+    source: EventId  # of a seismic network: ids begin with it
     update_ms: Milliseconds = Field(alias="updateTime")
     status: Annotated[str, Field(max_length=MAX_TEXT)] = "UPDATE"
     weight: Annotated[int, Field(ge=0, le=10**12, alias="preferredWeight")] = 0
@@ -146,14 +142,14 @@ class _Properties(_Told):
     status: Text | None = None
     kind: Text = Field(default="earthquake", alias="type")
     alert: Annotated[Alert | None, BeforeValidator(_alert)] = None
-    ids: Annotated[list[Id], Field(max_length=MAX_IDS), BeforeValidator(_listed)] = Field(default_factory=list)
+    ids: Annotated[list[EventId], Field(max_length=MAX_IDS), BeforeValidator(_listed)] = Field(default_factory=list)
     types: Annotated[list[str], Field(max_length=MAX_IDS), BeforeValidator(_listed)] = Field(default_factory=list)
     products: Mapped | None = None
 
 
 class _Feature(_Told):
     type: Literal["Feature"]
-    id: Id
+    id: EventId
     properties: _Properties
     geometry: _Point
 
@@ -192,15 +188,6 @@ def parse_detail(data: bytes, *, where: str) -> Quake:
     if len(feed.quakes) != 1 or not feed.quakes[0].detailed:
         raise InputError(f"{where}: got no single event with products; expected a ComCat detail document")
     return feed.quakes[0]
-
-
-def is_id(text: str) -> bool:
-    """Whether a text may name an event: it becomes a folder and a part of addresses.
-
-    >>> is_id("us2000h8ty"), is_id("../etc"), is_id("a/b"), is_id("x" * 65)
-    (True, False, False, False)
-    """
-    return re.fullmatch(ID_PATTERN.strip("^$"), text) is not None
 
 
 def _quake(feature: object) -> Quake:

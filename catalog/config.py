@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from pathlib import Path
@@ -16,6 +17,9 @@ DEFAULT_BLOCK_PX: Final = 2048
 INNER_CHUNK_PX: Final = 512
 DEFAULT_MODEL: Final = "mffenet-lite0"
 
+EVENT_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What an event may be called: its id names folders, resources and parts of addresses."""
+EventId = Annotated[str, Field(pattern=EVENT_ID)]
 
 FLAG_NAMES: Final = {
     "post_time": "post_time_utc",
@@ -84,7 +88,7 @@ class StacConfig(Strict):
 class RunConfig(Strict):
     """Everything a detection run depends on."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: EventId
     """Event id: names the store and the product folder."""
     post: tuple[str, ...] = ()
     """Post-event rasters, or JSON files of STAC items; several are composited, the first that saw the ground wins."""
@@ -215,6 +219,15 @@ class TrainRun(Strict):
     def _listed(cls, value: object) -> object:
         """`A,B` is a list of two, an empty text of none."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def is_event_id(text: str) -> bool:
+    """Whether an event may be called so.
+
+    >>> is_event_id("us2000h8ty"), is_event_id("../etc"), is_event_id("a/b"), is_event_id("x" * 65)
+    (True, False, False, False)
+    """
+    return re.fullmatch(EVENT_ID, text) is not None
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import fsspec
+from botocore.exceptions import BotoCoreError
 
 from catalog.config import environment
 from catalog.schema import InputError
-from catalog.store import storage_options
 
 HTTP_OPTIONS: Final = {
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
@@ -48,9 +50,21 @@ def name_of(path: str) -> str:
     return PurePosixPath(urlsplit(path).path).name if is_url(path) else Path(path).name
 
 
+def storage_options(url: str) -> dict[str, Any]:
+    """Fsspec options: an S3 endpoint other than AWS comes from LANDSLIDENET_S3_ENDPOINT."""
+    endpoint = environment("LANDSLIDENET_S3_ENDPOINT")
+    return {"client_kwargs": {"endpoint_url": endpoint}} if url.startswith("s3://") and endpoint else {}
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a path or URL, and what the path is called there."""
+    fs, path = fsspec.core.url_to_fs(url, **storage_options(url))
+    return fs, path
+
+
 def exists(path: str) -> bool:
     """True when there is such a file."""
-    fs, place = fsspec.core.url_to_fs(path, **storage_options(path))
+    fs, place = filesystem(path)
     return bool(fs.exists(place))
 
 
@@ -60,7 +74,7 @@ def sha256_of(path: str) -> str:
     Raises: InputError when it cannot be read.
     """
     try:
-        fs, place = fsspec.core.url_to_fs(path, **storage_options(path))
+        fs, place = filesystem(path)
         return _digest(path, fs.ukey(place))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); expected a file") from None
@@ -93,13 +107,32 @@ def gdal_options(path: str) -> dict[str, Any]:
     return options
 
 
+def probe_root(root: str) -> None:
+    """Write a tiny object below an address where stores are to go, and delete it.
+
+    Raises: InputError when that is refused.
+    """
+    try:
+        fs, path = filesystem(posixpath.join(root, f".probe-{uuid4().hex}"))
+        fs.pipe_file(path, b"")
+        fs.rm_file(path)
+    except (OSError, BotoCoreError, ImportError, ValueError) as error:
+        raise InputError(
+            f"--root {root}: cannot be written ({error}); expected a place where objects can be written and deleted; "
+            "check the address, the credentials (AWS_ACCESS_KEY_ID and others) and LANDSLIDENET_S3_ENDPOINT"
+        ) from None
+
+
 def write_whole(path: Path, text: str) -> Path:
     """Write a local text file, whole or not at all; returns its path. Folders are made where they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(beside, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, path)
+    beside = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        with open(beside, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
     return path

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,12 +19,12 @@ from pydantic import AwareDatetime, Field, ValidationError
 from pyogrio.errors import DataSourceError
 from shapely.geometry.base import BaseGeometry
 
-from catalog.config import Event, Strict
+from catalog.config import Event, Strict, is_event_id
 from catalog.events import parse_event
+from catalog.files import write_whole
 from catalog.policy import ImageryPolicy
 from catalog.schema import InputError, StoreError
 
-EVENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 AREA_NAME: Final = re.compile(r"area(?:-(\d{5}))?\.geojson")
 AREA_FILE: Final = "area.geojson"
 MAX_AREA_BYTES: Final = 32 * 1024**2
@@ -183,7 +181,7 @@ def folder_of(state: str, event_id: str) -> Path:
 
     Raises: InputError when the id could lead elsewhere.
     """
-    if not EVENT_ID.fullmatch(event_id):
+    if not is_event_id(event_id):
         raise InputError(f"event id {event_id!r:.80}: expected 1 to 64 letters, digits, . _ - and no . or - first")
     return Path(state) / event_id
 
@@ -191,7 +189,7 @@ def folder_of(state: str, event_id: str) -> Path:
 def known_events(state: str) -> tuple[str, ...]:
     """Ids of the events that have a response's folder."""
     folders = (path.parent.name for path in Path(state).glob("*/event.json"))
-    return tuple(sorted(name for name in folders if EVENT_ID.fullmatch(name)))
+    return tuple(sorted(name for name in folders if is_event_id(name)))
 
 
 def open_event(state: str, event_id: str) -> tuple[Event, tuple[Part, ...]]:
@@ -244,12 +242,12 @@ def save_event(state: str, event: Event, area: BaseGeometry) -> None:
     write_area(folder / AREA_FILE, area)
     for path in earlier:
         path.unlink()
-    write_atomic(folder / "event.json", event.model_dump_json(indent=2) + "\n")
+    write_whole(folder / "event.json", event.model_dump_json(indent=2) + "\n")
 
 
 def write_area(path: Path, area: BaseGeometry) -> None:
     """Save an area (longitude, latitude) as GeoJSON."""
-    write_atomic(path, str(geopandas.GeoDataFrame(geometry=[area], crs=4326).to_json()))
+    write_whole(path, str(geopandas.GeoDataFrame(geometry=[area], crs=4326).to_json()))
 
 
 def read_response(state: str, event_id: str) -> Response | None:
@@ -271,14 +269,14 @@ def read_response(state: str, event_id: str) -> Response | None:
 
 def write_response(state: str, response: Response) -> None:
     """Save what is known of the response, whole or not at all."""
-    write_atomic(folder_of(state, response.event_id) / "response.json", response.model_dump_json(indent=2) + "\n")
+    write_whole(folder_of(state, response.event_id) / "response.json", response.model_dump_json(indent=2) + "\n")
 
 
 def write_inputs(folder: Path, *, post: Mapping[str, Any], pre: Mapping[str, Any], area: BaseGeometry) -> None:
     """What a version is made of: ItemCollections post.json and, where it has scenes, pre.json; area.geojson."""
     for name, collection in (("post", post), ("pre", pre)):
         if collection["features"]:
-            write_atomic(folder / f"{name}.json", json.dumps(collection, indent=1) + "\n")
+            write_whole(folder / f"{name}.json", json.dumps(collection, indent=1) + "\n")
     write_area(folder / AREA_FILE, area)
 
 
@@ -294,20 +292,6 @@ def read_items(folder: str, name: Literal["post", "pre"]) -> tuple[dict[str, Any
         return tuple(json.loads(path.read_text(encoding="utf-8"))["features"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); restore it from the backup") from None
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            Path(file.name).unlink()
-            raise
-    os.replace(file.name, path)
 
 
 # --- products --------------------------------------------------------------------------------------------------------

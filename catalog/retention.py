@@ -16,17 +16,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import fsspec
 from botocore.exceptions import BotoCoreError
 
+from catalog.config import is_event_id
+from catalog.files import filesystem
 from catalog.policy import RetentionPolicy
 from catalog.schema import StoreError
 from catalog.stac import refresh_collection
-from catalog.store import storage_options
 
 BUSY: Final = timedelta(hours=6)
 """An event that was written to within this time is being worked on: nothing of it is touched."""
-EVENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 STORE: Final = re.compile(r"([a-z0-9_]+(?:-[a-z0-9_]+)*-[0-9a-f]{12})\.(zarr|ledger)")
 VERSION: Final = re.compile(r"v([1-9][0-9]*)")
 UNFINISHED: Final = re.compile(r"\.v([1-9][0-9]*)\.(partial|deleted)")
@@ -116,7 +115,7 @@ def remove(removal: Removal, *, root: str, out: str) -> bool:
 
 def _delete(place: str, *, version: bool) -> None:
     if "://" in place:
-        fs, path = fsspec.core.url_to_fs(place, **storage_options(place))
+        fs, path = filesystem(place)
         fs.rm(path, recursive=True)
         return
     folder = Path(place)
@@ -145,14 +144,14 @@ def _check_inside(place: str, base: str, event_id: str) -> None:
     link = "://" not in place and (Path(place).is_symlink() or Path(folder).is_symlink())
     name = posixpath.basename(place)
     known = any(pattern.fullmatch(name) for pattern in (STORE, VERSION, UNFINISHED))
-    if posixpath.dirname(place) != folder or link or not known or not EVENT_ID.fullmatch(event_id):
+    if posixpath.dirname(place) != folder or link or not known or not is_event_id(event_id):
         raise StoreError(f"housekeeping: {place} is not of event {event_id} below {base}; nothing is deleted there")
 
 
 def _files(place: str) -> Iterator[tuple[int, datetime]]:
     """Size in bytes and time of change of every file of a folder or prefix; links are no files."""
     if "://" in place:
-        fs, path = fsspec.core.url_to_fs(place, **storage_options(place))
+        fs, path = filesystem(place)
         fs.invalidate_cache()
         yield from ((int(info["size"]), _utc(info["LastModified"])) for info in fs.find(path, detail=True).values())
         return
@@ -197,7 +196,7 @@ def _products(out: str) -> Iterator[Held]:
 
 def _events(base: str) -> Iterator[tuple[str, str]]:
     place = base.rstrip("/") if "://" in base else str(Path(base).resolve())
-    yield from ((name, posixpath.join(place, name)) for name in _entries(place) if EVENT_ID.fullmatch(name))
+    yield from ((name, posixpath.join(place, name)) for name in _entries(place) if is_event_id(name))
 
 
 def _entries(place: str) -> list[str]:
@@ -207,7 +206,7 @@ def _entries(place: str) -> list[str]:
             return []
         with os.scandir(place) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    fs, path = fsspec.core.url_to_fs(place, **storage_options(place))
+    fs, path = filesystem(place)
     fs.invalidate_cache()
     try:
         found = fs.ls(path, detail=True)

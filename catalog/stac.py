@@ -15,6 +15,7 @@ from pystac.extensions.projection import ProjectionExtension
 from pystac.utils import datetime_to_str
 from shapely.geometry import mapping
 
+from catalog.files import write_whole
 from catalog.product import Product
 from catalog.schema import DISAGREEMENT, LANDSLIDE_CLASS, PROBABILITY, Variable
 
@@ -47,9 +48,7 @@ _RASTERS: Final[Mapping[str, Variable]] = {
 
 def write_item(product: Product, folder: Path) -> Path:
     """`item.json`: a STAC item with the projection, raster and MLM extensions' fields and relative links."""
-    path = folder / "item.json"
-    _write(path, build_item(product).to_dict(include_self_link=False))
-    return path
+    return write_whole(folder / "item.json", _as_json(build_item(product).to_dict(include_self_link=False)))
 
 
 def write_collection(product: Product, event_dir: Path) -> Path:
@@ -76,11 +75,7 @@ def refresh_collection(event_dir: Path, *, event_id: str, title: str, without: s
     document["links"] = [{"rel": "root", "href": "./collection.json", "type": "application/json"}] + [
         {"rel": "item", "href": f"./{p.parent.name}/item.json", "type": "application/geo+json"} for p in items
     ]
-    path = event_dir / "collection.json"
-    partial = event_dir / ".collection.json.partial"
-    _write(partial, document)
-    partial.replace(path)
-    return path
+    return write_whole(event_dir / "collection.json", _as_json(document))
 
 
 def build_item(product: Product) -> pystac.Item:
@@ -172,5 +167,5 @@ def _range(product: Product) -> dict[str, str]:
     return {f"{name}_datetime": datetime_to_str(time) for name, time in (("start", first), ("end", last))}
 
 
-def _write(path: Path, document: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+def _as_json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -3,9 +3,6 @@
 A store's key is a hash of everything its content depends on, so a store is never stale: other inputs make another
 store. The ledger entry of a block is written after the block; `complete` is written when the ledger is full. Nothing
 else means done.
-
-An entry also says what its block was made of. A later store of the same step takes a block that would be made of the
-same over instead of making it again: what a new scene does not touch is not computed twice.
 """
 
 from __future__ import annotations
@@ -15,25 +12,23 @@ import json
 import logging
 import posixpath
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
-from uuid import uuid4
 
 import dask
 import dask.array as da
-import fsspec
 import geopandas as gpd
 import numpy as np
 import rioxarray  # noqa: F401 - gives Datasets their `.rio`
 import xarray as xr
 import zarr
-from botocore.exceptions import BotoCoreError
 
-from catalog.config import environment
+from catalog.encoding import decode, empty_value, encode
+from catalog.files import filesystem, storage_options
 from catalog.grid import Block, Grid, Window
-from catalog.schema import InputError, StoreError, Variable
+from catalog.schema import StoreError, Variable
 
 logger = logging.getLogger(__name__)
 
@@ -86,42 +81,15 @@ def store_key(step: str, *, version: int, depends_on: Mapping[str, Any]) -> str:
     return f"{step}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def storage_options(url: str) -> dict[str, Any]:
-    """Fsspec options: an S3 endpoint other than AWS comes from LANDSLIDENET_S3_ENDPOINT."""
-    endpoint = environment("LANDSLIDENET_S3_ENDPOINT")
-    return {"client_kwargs": {"endpoint_url": endpoint}} if url.startswith("s3://") and endpoint else {}
-
-
-def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    fs, path = fsspec.core.url_to_fs(url, **storage_options(url))
-    return fs, path
-
-
 def _zarr_store(url: str) -> Any:  # noqa: ANN401 - zarr.abc.store.Store
     if "://" not in url:
         return zarr.storage.LocalStore(url)
     return zarr.storage.FsspecStore.from_url(url, storage_options={"asynchronous": True, **storage_options(url)})
 
 
-def probe_root(root: str) -> None:
-    """Write a tiny object below an address where stores are to go, and delete it.
-
-    Raises: InputError when that is refused.
-    """
-    try:
-        fs, path = _filesystem(posixpath.join(root, f".probe-{uuid4().hex}"))
-        fs.pipe_file(path, b"")
-        fs.rm_file(path)
-    except (OSError, BotoCoreError, ImportError, ValueError) as error:
-        raise InputError(
-            f"--root {root}: cannot be written ({error}); expected a place where objects can be written and deleted; "
-            "check the address, the credentials (AWS_ACCESS_KEY_ID and others) and LANDSLIDENET_S3_ENDPOINT"
-        ) from None
-
-
 def create_store(ref: StoreRef) -> None:
     """Write the store's metadata (no data) unless it is there already; `spatial_ref` says where it lies (CF)."""
-    fs, path = _filesystem(ref.url)
+    fs, path = filesystem(ref.url)
     if fs.exists(posixpath.join(path, "zarr.json")):
         return
     geobox = ref.grid.geobox
@@ -130,7 +98,7 @@ def create_store(ref: StoreRef) -> None:
     arrays = {
         v.name: xr.DataArray(
             da.full(  # type: ignore[no-untyped-call]
-                ref.grid.shape, _empty(v), dtype=v.memory_dtype, chunks=block
+                ref.grid.shape, empty_value(v), dtype=v.memory_dtype, chunks=block
             ),
             dims=v.dims,
             attrs=v.attrs(),
@@ -150,10 +118,6 @@ def create_store(ref: StoreRef) -> None:
             **v.encoding(), **place, "chunks": (ref.chunk_px,) * 2, "shards": (block, block)
         }  # fmt: skip
     template.to_zarr(_zarr_store(ref.url), mode="w", compute=False, zarr_format=3, consolidated=False)
-
-
-def _empty(variable: Variable) -> float:
-    return variable.nodata if variable.is_mask else np.nan
 
 
 def write_block(
@@ -191,116 +155,22 @@ def write_block(
         "key": ref.key,
         "sha256": digest.hexdigest(),
         "bytes": written,
-        "shard": _shard(ref.grid, block),
+        "shard": shard_of(ref.grid, block),
         **(record or {}),
         "write_s": round(time.perf_counter() - started, 3),
     }
-    _write_json(ref, block.id, entry)
+    write_entry(ref, block.id, entry)
     return entry
 
 
-def encode(variable: Variable, values: np.ndarray[Any, Any], *, where: str) -> np.ndarray[Any, Any]:
-    """The stored integers or floats of values in memory. Raises: StoreError outside the valid range: never a clip."""
-    if variable.is_mask:
-        return np.ascontiguousarray(values, dtype=variable.dtype)
-    low, high = variable.valid_range
-    finite = np.isfinite(values)
-    if finite.any() and (
-        np.min(values, where=finite, initial=np.inf) < low - 1e-6
-        or np.max(values, where=finite, initial=-np.inf) > high + 1e-6
-    ):
-        got = float(values[finite].min()), float(values[finite].max())
-        raise StoreError(f"{where}: {variable.name} is {got} {variable.units}; expected within {variable.valid_range}")
-    if variable.dtype == "float32":
-        return np.ascontiguousarray(values, dtype=np.float32)
-    scaled = np.rint((values.astype(np.float64) - variable.offset) / variable.scale)
-    if variable.nodata == 0:
-        scaled = np.maximum(scaled, 1)  # 0 means nodata: the darkest valid value is one step
-    return np.where(finite, scaled, variable.nodata).astype(variable.dtype)
-
-
-def decode(variable: Variable, stored: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The values in memory of what `encode` stored; scaled variables are float32, NaN = nodata.
-
-    Computed in float64 and rounded once, without a float64 copy: the dtype of the computation is not that of the array.
-    """
-    if variable.memory_dtype == stored.dtype:
-        return stored
-    values = np.empty(stored.shape, variable.memory_dtype)
-    np.multiply(stored, variable.scale, out=values, dtype=np.float64, casting="same_kind")
-    values += variable.offset
-    values[stored == variable.nodata] = np.nan
-    return values
-
-
-def inputs_digest(ref: StoreRef, block: Block, parts: Iterable[Any]) -> str:
-    """Digest (sha256, hex) of all that a block's content depends on: its place, the contract, and `parts` in order.
-
-    parts : arrays by their bytes, everything else by its JSON or, where it has none, its text.
-    """
-    grid = ref.grid
-    place = [ref.step, ref.version, grid.epsg, grid.gsd_m, grid.block_px, ref.chunk_px, block.id]
-    digest = hashlib.sha256(json.dumps([*place, [repr(v) for v in ref.variables]]).encode())
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype.str}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).data)
-        else:
-            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
-def adopt_block(ref: StoreRef, block: Block, inputs: str) -> dict[str, Any] | None:
-    """The ledger entry of a block that was taken over from another store of its event and step; None where none fits.
-
-    inputs : what the block would be made of, as `inputs_digest` says it.
-    """
-    fs, folder = _filesystem(posixpath.join(ref.root, ref.event_id))
-    fs.invalidate_cache()
-    for path in sorted(fs.glob(posixpath.join(folder, f"{ref.step}-*.ledger", f"{block.id}.json"))):
-        found = json.loads(fs.cat_file(path))
-        store = posixpath.join(folder, f"{found['key']}.zarr", "zarr.json")
-        if found["key"] != ref.key and found.get("inputs") == inputs and fs.exists(store):
-            return _take_over(ref, block, found)
-    return None
-
-
-def _take_over(ref: StoreRef, block: Block, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the shards of a block, then write its entry. A shard without a file holds nodata only."""
-    started = time.perf_counter()
-    fs, path = _filesystem(ref.url)
-    _, source = _filesystem(replace(ref, key=str(found["key"])).url)
-    for variable in ref.variables:
-        shards = (
-            posixpath.join(store, variable.name, "c", *map(str, place))
-            for store, place in ((source, found["shard"]), (path, _shard(ref.grid, block)))
-        )
-        _copy_file(fs, *shards)
-    entry = {key: found[key] for key in ("block", "sha256", "bytes", "inputs")} | {
-        "key": ref.key,
-        "shard": _shard(ref.grid, block),
-        "taken_from": found["key"],
-        "write_s": round(time.perf_counter() - started, 3),
-    }
-    _write_json(ref, block.id, entry)
-    return entry
-
-
-def _copy_file(fs: fsspec.AbstractFileSystem, source: str, target: str) -> None:
-    if fs.exists(source):
-        fs.makedirs(posixpath.dirname(target), exist_ok=True)
-        fs.cp_file(source, target)
-    elif fs.exists(target):
-        fs.rm_file(target)
-
-
-def _shard(grid: Grid, block: Block) -> list[int]:
+def shard_of(grid: Grid, block: Block) -> list[int]:
     """Row and column of a block's shard in its store."""
     return [block.row - grid.row0 // grid.block_px, block.col - grid.col0 // grid.block_px]
 
 
-def _write_json(ref: StoreRef, name: str, values: Mapping[str, Any]) -> None:
-    fs, path = _filesystem(ref.ledger_url)
+def write_entry(ref: StoreRef, name: str, values: Mapping[str, Any]) -> None:
+    """Write an entry of the ledger, whole or not at all."""
+    fs, path = filesystem(ref.ledger_url)
     target = posixpath.join(path, f"{name}.json")
     fs.makedirs(path, exist_ok=True)
     payload = json.dumps(values, sort_keys=True).encode()
@@ -313,7 +183,7 @@ def _write_json(ref: StoreRef, name: str, values: Mapping[str, Any]) -> None:
 
 def read_ledger(ref: StoreRef) -> dict[str, dict[str, Any]]:
     """The finished blocks, by id. Entries of another key are refused."""
-    fs, path = _filesystem(ref.ledger_url)
+    fs, path = filesystem(ref.ledger_url)
     fs.invalidate_cache()
     files = sorted(fs.glob(posixpath.join(path, "r*c*.json")))
     entries = [json.loads(fs.cat_file(name)) for name in files]
@@ -332,12 +202,12 @@ def mark_complete(ref: StoreRef) -> None:
     """Say that the store is done. Raises: StoreError when blocks are missing from the ledger."""
     if missing := pending_blocks(ref):
         raise StoreError(f"{ref.key}: {len(missing)} blocks are not in the ledger, first {missing[0].id}")
-    _write_json(ref, COMPLETE, {"key": ref.key, "blocks": len(ref.grid.blocks)})
+    write_entry(ref, COMPLETE, {"key": ref.key, "blocks": len(ref.grid.blocks)})
 
 
 def is_complete(ref: StoreRef) -> bool:
     """True when the store said it is done."""
-    fs, path = _filesystem(ref.ledger_url)
+    fs, path = filesystem(ref.ledger_url)
     fs.invalidate_cache()
     return bool(fs.exists(posixpath.join(path, f"{COMPLETE}.json")))
 
@@ -371,7 +241,7 @@ def read_window(ref: StoreRef, window: Window) -> xr.Dataset:
     part = _open(ref).isel(y=rows, x=cols).load()
     arrays: dict[str, Any] = {}
     for variable in ref.variables:
-        full = np.full(window.shape, _empty(variable), dtype=variable.memory_dtype)
+        full = np.full(window.shape, empty_value(variable), dtype=variable.memory_dtype)
         if not inside.empty:
             full[inside.shift(-window.y0, -window.x0).slices] = decode(variable, part[variable.name].values)
         arrays[variable.name] = (("y", "x"), full)
@@ -388,7 +258,7 @@ def read_block(ref: StoreRef, block: Block, *, halo_px: int = 0) -> xr.Dataset:
 def read_points(ref: StoreRef, points: gpd.GeoSeries) -> np.ndarray[Any, Any]:
     """Values (n,) of the store's first variable at points in its CRS, a block at a time; nodata outside the grid."""
     variable, grid = ref.variables[0], ref.grid
-    values = np.full(len(points), _empty(variable), variable.memory_dtype)
+    values = np.full(len(points), empty_value(variable), variable.memory_dtype)
     rows = np.floor(-points.y.to_numpy() / grid.gsd_m).astype(int) - grid.row0
     cols = np.floor(points.x.to_numpy() / grid.gsd_m).astype(int) - grid.col0
     for block in grid.blocks:

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from catalog.files import write_whole
+
 Row = Mapping[str, float]
 """An epoch: step, loss, scores on validation tiles, seconds."""
 
@@ -29,10 +31,8 @@ def read_epochs(path: Path, *, until_step: int) -> list[Row]:
 
 
 def write_epochs(path: Path, rows: Sequence[Row]) -> None:
-    """`metrics.jsonl`, one line an epoch; written whole and renamed, so that a kill leaves no half line."""
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    """`metrics.jsonl`, one line an epoch; written whole, so that a kill leaves no half line."""
+    write_whole(path, "".join(json.dumps(dict(row)) + "\n" for row in rows))
 
 
 def draw_training(path: Path, rows: Sequence[Row]) -> None:

@@ -14,8 +14,7 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from catalog.comcat import is_id
-from catalog.config import Event, Strict
+from catalog.config import Event, Strict, is_event_id
 from catalog.files import write_whole
 from catalog.schema import StoreError
 
@@ -114,7 +113,7 @@ def load_watchlist(state: Path) -> Watchlist:
         ) from None
     if watchlist.format != FORMAT:
         raise StoreError(f"watch list {path}: has format {watchlist.format}; expected {FORMAT}; update landslidenet")
-    if odd := [known.id for known in watchlist.events if not is_id(known.id)]:
+    if odd := [known.id for known in watchlist.events if not is_event_id(known.id)]:
         raise StoreError(f"watch list {path}: {odd[0]!r:.80} is no event id; restore it from a backup")
     return watchlist
 

@@ -51,7 +51,7 @@ def _named(policy: Path | None) -> str | None:
 
 def _ended(flow: Any, *arguments: str, **told: str | None) -> Any:  # noqa: ANN401 - Prefect's flow, and what it returns
     """What a flow returns; its closing message is told. Raises: LandslideError, or the flow's own kind of it."""
-    from tasks.steps import following
+    from tasks.artifacts import following
 
     with flow_run() as follow, following(follow):
         state = flow(*arguments, **told, return_state=True)

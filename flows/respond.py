@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from prefect import flow, get_run_logger, runtime, tags, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import Field
 
-from catalog.config import Event
+from catalog.config import Event, EventId
 from catalog.events import load_event
 from catalog.locks import hold_event
 from catalog.policy import Policy, load_policy
@@ -61,7 +60,7 @@ def _run_name() -> str:
 
 @flow(name="respond", flow_run_name=_run_name)
 def respond(
-    event_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")],
+    event_id: EventId,
     policy: str | None = None,
     event: str | None = None,
     aoi: str | None = None,

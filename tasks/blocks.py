@@ -18,12 +18,12 @@ import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
-from catalog import scenes, store
+from catalog import reuse, scenes, store
 from catalog.grid import Block, Bounds, Grid, Window
 from catalog.schema import LANDSLIDE, NOT_OBSERVED, OBSERVED_QUALITY, FloatArray, Quality
 from catalog.store import StoreRef
 from models.predictor import load_predictor
-from tasks import change, inference, objects, preprocess, registration, terrain
+from tasks import change, extraction, inference, objects, polygons, preprocess, registration, terrain
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def ingest_block(job: IngestJob, block: Block) -> dict[str, Any]:
     grid, window = job.target.grid, job.target.grid.window(block)
     inside = None
     if job.aoi_px is not None:
-        inside = objects.burn([job.aoi_px], origin=_absolute(grid, window), shape=window.shape)
+        inside = polygons.burn([job.aoi_px], origin=_absolute(grid, window), shape=window.shape)
     ground = shapely.box(*grid.geobox_of(window.expand(preprocess.GROW_HALO_PX)).boundingbox.bbox)
     near = [scene.digest for scene in job.seen if shapely.box(*scene.bounds).buffer(grid.gsd_m).intersects(ground)]
     inputs = [job.epoch.role, job.epoch.sensor, job.epoch.bands, near, job.masks, inside]
@@ -79,8 +79,8 @@ def ingest_block(job: IngestJob, block: Block) -> dict[str, Any]:
 
 def _made(target: StoreRef, block: Block, inputs: Sequence[Any], make: Callable[[], xr.Dataset]) -> dict[str, Any]:
     """The ledger entry of a block: taken over from an earlier store that made it of the same inputs, else made."""
-    digest = store.inputs_digest(target, block, inputs)
-    taken = store.adopt_block(target, block, digest)
+    digest = reuse.inputs_digest(target, block, inputs)
+    taken = reuse.adopt_block(target, block, digest)
     return taken or store.write_block(target, block, make(), record={"inputs": digest})
 
 
@@ -234,8 +234,8 @@ def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
     edges = place.expand(1).intersect(Window(scene.y0, scene.x0, scene.y1, scene.x1))  # beyond them it is mirrored
     inputs = [job.network, asdict(job.tone), asdict(place), asdict(edges), quality.values]
     inputs += [imagery[band].values for band in inference.RGB]
-    digest = store.inputs_digest(job.target, block, inputs)
-    if (taken := store.adopt_block(job.target, block, digest)) is not None:
+    digest = reuse.inputs_digest(job.target, block, inputs)
+    if (taken := reuse.adopt_block(job.target, block, digest)) is not None:
         return taken
     image = job.tone.apply(np.stack([imagery[band].values for band in inference.RGB]))
     before, started = predictor.network_s, time.perf_counter()
@@ -290,8 +290,8 @@ def objects_block(job: ObjectsJob, block: Block) -> tuple[objects.BlockObjects, 
     for ref in job.features:
         values |= _features_on(grid, window, ref)
     origin = _absolute(grid, window)
-    pieces = objects.extract_objects(landslide, origin=origin, values=values, observed=observed)
-    return pieces, objects.extract_area(observed, origin=origin)
+    pieces = extraction.extract_objects(landslide, origin=origin, values=values, observed=observed)
+    return pieces, extraction.extract_area(observed, origin=origin)
 
 
 def _colour(post: xr.Dataset, *, scene_median: float) -> dict[str, FloatArray]:
@@ -325,7 +325,7 @@ class ClassJob:
 
     target: StoreRef
     post: StoreRef
-    landslides_px: objects.Geometries
+    landslides_px: polygons.Geometries
     """(n,) accepted landslides in absolute pixel coordinates (shapely polygons)."""
 
 
@@ -333,7 +333,7 @@ def class_share(job: ClassJob, block: Block) -> ClassJob:
     """The job with those landslides only that meet the block: a scene's would be sent once a block."""
     grid = job.target.grid
     window = grid.window(block)
-    near = objects.meeting(job.landslides_px, origin=_absolute(grid, window), shape=window.shape)
+    near = polygons.meeting(job.landslides_px, origin=_absolute(grid, window), shape=window.shape)
     return replace(job, landslides_px=near)
 
 
@@ -342,7 +342,7 @@ def class_block(job: ClassJob, block: Block) -> dict[str, Any]:
     grid = job.target.grid
     window = grid.window(block)
     quality = store.read_block(job.post, block)["quality"]
-    slide = objects.burn(job.landslides_px, origin=_absolute(grid, window), shape=window.shape)
+    slide = polygons.burn(job.landslides_px, origin=_absolute(grid, window), shape=window.shape)
     classes = np.where(slide, LANDSLIDE, 0).astype(np.uint8)
     classes = np.where(np.isin(quality.values, OBSERVED_QUALITY), classes, NOT_OBSERVED).astype(np.uint8)
     return store.write_block(job.target, block, quality.copy(data=classes).to_dataset(name="landslide_class"))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pyproj import Geod
 
 from catalog.schema import INVENTORY_COLUMNS, Column, LandslideError
-from tasks.objects import Geometries, Objects, to_ground
+from tasks.objects import Objects
+from tasks.polygons import Geometries, to_ground
 
 Values = NDArray[np.float64]
 

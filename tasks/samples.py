@@ -28,7 +28,7 @@ from catalog.store import StoreRef
 from catalog.tiles import ID_TABLE, cut, read_landslide4sense, read_landslide4sense_h5
 from catalog.truth import read_polygons
 from models.augment import Tiles
-from tasks import blocks, inference, objects
+from tasks import blocks, inference, polygons
 
 READ_TILES: Final = 8
 """Tiles along one side of what is read of a scene at once."""
@@ -119,10 +119,10 @@ def label_scene(imagery: Imagery, labels: Labels, *, cutting: Cutting) -> Tiles:
     for window in _regions(grid, tile_px=cutting.tile_px):
         found = imagery.read(window)
         origin = (grid.row0 + window.y0, grid.col0 + window.x0)
-        mask = objects.burn(landslides, origin=origin, shape=window.shape).astype(np.uint8)
+        mask = polygons.burn(landslides, origin=origin, shape=window.shape).astype(np.uint8)
         seen = np.isin(found["quality"].values, OBSERVED_QUALITY)
         if looked_at is not None:
-            seen &= objects.burn(looked_at, origin=origin, shape=window.shape)
+            seen &= polygons.burn(looked_at, origin=origin, shape=window.shape)
         image = tone.apply(np.stack([found[band].values for band in inference.RGB]))
         images, masks, first = cut(image, np.where(seen, mask, np.uint8(NOT_OBSERVED)), tile_px=cutting.tile_px)
         corners_m = (first + origin)[:, ::-1] * np.array([grid.gsd_m, -grid.gsd_m])
@@ -138,8 +138,8 @@ def label_scene(imagery: Imagery, labels: Labels, *, cutting: Cutting) -> Tiles:
 
 def _in_pixels(source: str, grid: Grid, *, what: str) -> NDArray[np.object_]:
     """Polygons of FILE[:LAYER[,LAYER]] in absolute pixels of a grid."""
-    polygons = read_polygons(source, epsg=grid.epsg, what=what).geometry.to_numpy()
-    return np.asarray(shapely.transform(polygons, lambda xy: xy / (grid.gsd_m, -grid.gsd_m)))
+    outlines = read_polygons(source, epsg=grid.epsg, what=what).geometry.to_numpy()
+    return np.asarray(shapely.transform(outlines, lambda xy: xy / (grid.gsd_m, -grid.gsd_m)))
 
 
 def _regions(grid: Grid, *, tile_px: int) -> list[Window]:

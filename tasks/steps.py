@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,25 +11,16 @@ from typing import Any, Final
 import geopandas as gpd
 from distributed import Client, KilledWorker
 from prefect import task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 from shapely.affinity import affine_transform
 
 from catalog import scenes, store
-from catalog.cartography import read_thumbnail
 from catalog.checks import check_inputs
 from catalog.config import RunConfig
 from catalog.export import publish as write_product
 from catalog.grid import Grid, regrid
-from catalog.product import Difference, Product
 from catalog.schema import (
     BANDS,
-    CHANGES,
     DISAGREEMENT,
     ELEVATION,
     LANDSLIDE_CLASS,
@@ -45,11 +33,11 @@ from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef
 from catalog.versions import latest_version
 from models.cards import ModelCard, find_weights, load_card
-from tasks import blocks, change, decisions, inference, mapping, objects, scenario, terrain
+from tasks import blocks, change, decisions, inference, mapping, polygons, scenario, terrain
+from tasks.artifacts import progress_of, show_product
 from tasks.inference import Tone
 from tasks.pairing import keep_pairing, pair_epochs
 from tasks.stages import (
-    Report,
     StageRecord,
     Stopwatch,
     collect_blocks,
@@ -61,10 +49,6 @@ from tasks.stages import (
 from tasks.story import Pairing, Prepared, Run, Settled, earlier_of
 
 logger = logging.getLogger(__name__)
-
-
-ARTIFACT_MAP_PX: Final = 900
-"""Longest side of the map in the Prefect UI, which refuses artifacts of megabytes."""
 
 
 HEALING: Final = (OSError, KilledWorker)
@@ -114,37 +98,6 @@ def check(config: RunConfig) -> Prepared:
     return Prepared(config, inputs, card, weights, earlier=earlier_of(latest.run() if latest else None, inputs))
 
 
-def _progress(title: str) -> Report:
-    """A report that moves a progress artifact of the Prefect UI."""
-    artifact: Any = create_progress_artifact(
-        progress=0.0, key=title.lower().replace(" ", "-"), description=f"{title}: blocks"
-    )
-
-    def report(done: int, total: int) -> None:
-        update_progress_artifact(artifact, progress=100.0 * done / max(total, 1))
-        _follow(title, done, total)
-
-    return report
-
-
-_LISTENERS: Final[list[Callable[[str, int, int], None]]] = []
-
-
-def _follow(title: str, done: int, total: int) -> None:
-    for listener in _LISTENERS:
-        listener(title, done, total)
-
-
-@contextmanager
-def following(listener: Callable[[str, int, int], None]) -> Iterator[None]:
-    """Call `listener(stage, done, total)` for every finished block inside: the command line's progress bars."""
-    _LISTENERS.append(listener)
-    try:
-        yield
-    finally:
-        _LISTENERS.remove(listener)
-
-
 @task(task_run_name="ingest {epoch.role}", **RETRY)
 def ingest(prepared: Prepared, epoch: scenes.Epoch, *, client: Client) -> tuple[StoreRef, StageRecord]:
     """One epoch's scenes, masked and composited, on the event's grid."""
@@ -160,7 +113,7 @@ def ingest(prepared: Prepared, epoch: scenes.Epoch, *, client: Client) -> tuple[
     job = blocks.IngestJob(target, epoch, seen, masks, aoi_px)
     record = run_blocks(
         f"ingest {epoch.role}", blocks.ingest_block, job, target=target, client=client,
-        report=_progress(f"Ingest {epoch.role}"),
+        report=progress_of(f"Ingest {epoch.role}"),
     )  # fmt: skip
     return target, record
 
@@ -180,7 +133,7 @@ def ingest_elevation(prepared: Prepared, *, client: Client) -> tuple[StoreRef, S
     target = prepared.target("elevation", (ELEVATION,), grid=grid, depends_on={"dem": dem.fingerprint})
     job = blocks.ElevationJob(target, dem)
     return target, run_blocks(
-        "elevation", blocks.elevation_block, job, target=target, client=client, report=_progress("Elevation")
+        "elevation", blocks.elevation_block, job, target=target, client=client, report=progress_of("Elevation")
     )
 
 
@@ -191,7 +144,7 @@ def terrain_features(prepared: Prepared, elevation: StoreRef, *, client: Client)
     target = prepared.target("terrain", local, grid=elevation.grid, depends_on={"elevation": elevation.key})
     job = blocks.TerrainJob(target, elevation)
     return target, run_blocks(
-        "terrain", blocks.terrain_block, job, target=target, client=client, report=_progress("Terrain")
+        "terrain", blocks.terrain_block, job, target=target, client=client, report=progress_of("Terrain")
     )
 
 
@@ -233,7 +186,7 @@ def change_features(
     )  # fmt: skip
     job = blocks.ChangeJob(target, pre, post, pairing.coregistration, pairing.normalisation, pairing.scaling)
     return target, run_blocks(
-        "change", blocks.change_block, job, target=target, client=client, report=_progress("Change")
+        "change", blocks.change_block, job, target=target, client=client, report=progress_of("Change")
     )
 
 
@@ -269,7 +222,7 @@ def _settle(prepared: Prepared, post: StoreRef, tone: Tone, *, client: Client, t
     if not weights.is_file() and (kept := scenario.kept_weights(config, plan, prepared.earlier)):
         weights, made = kept, "kept from the version before, whose scenes are still among these"
     elif not weights.is_file():
-        run_alone("network", plan.kernel, plan.job, client=client, topic=scenario.TOPIC, report=_progress("Network"))
+        run_alone("network", plan.kernel, plan.job, client=client, topic=scenario.TOPIC, report=progress_of("Network"))
         made = "made by this run"
     card = load_card(weights)
     told = f"{plan.title}, {made}"
@@ -296,7 +249,7 @@ def probability(settled: Settled, post: StoreRef, *, client: Client, threads: in
     told = json.dumps(network, sort_keys=True)
     job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads, told)
     return target, run_blocks(
-        "inference", blocks.probability_block, job, target=target, client=client, report=_progress("Inference")
+        "inference", blocks.probability_block, job, target=target, client=client, report=progress_of("Inference")
     )
 
 
@@ -324,7 +277,7 @@ def inventory(run: Run, *, client: Client) -> mapping.Inventory:
     tone = run.tone or _measure_tone(prepared, run.stores["post"])
     job = mapping.objects_job(run, threshold=threshold, scene_median=tone.scene_median)
     pieces, record = collect_blocks(
-        "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=_progress("Objects")
+        "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=progress_of("Objects")
     )
     run.records.append(record)
     with timed_stage("join", run.records):
@@ -336,14 +289,14 @@ def inventory(run: Run, *, client: Client) -> mapping.Inventory:
 
 def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> StoreRef:
     grid = run.prepared.grid
-    outlines = objects.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m)
+    outlines = polygons.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m)
     target = run.prepared.target(
         "class", (LANDSLIDE_CLASS,), grid=grid,
-        depends_on={"post": run.stores["post"].key, "outlines": objects.fingerprint(outlines)},
+        depends_on={"post": run.stores["post"].key, "outlines": polygons.fingerprint(outlines)},
     )  # fmt: skip
     job = blocks.ClassJob(target, run.stores["post"], outlines)
     record = run_blocks(
-        "class", blocks.class_block, job, target=target, client=client, report=_progress("Class"),
+        "class", blocks.class_block, job, target=target, client=client, report=progress_of("Class"),
         share=blocks.class_share,
     )  # fmt: skip
     run.records.append(record)
@@ -359,34 +312,5 @@ def publish(run: Run, found: mapping.Inventory) -> str:
             product, Path(run.prepared.config.out), closing=lambda: mapping.closing(run, watch.record())
         )
         run.records.append(watch.record())
-    _show(folder, product, run.records)
+    show_product(folder, product, run.records)
     return str(folder)
-
-
-def _show(folder: Path, product: Product, records: list[StageRecord]) -> None:
-    """The stage table, and the map with links and numbers, as artifacts of the flow run."""
-    create_table_artifact(table=[r.as_dict() for r in records], key="stages", description="What each stage cost")
-    picture = base64.b64encode(read_thumbnail(folder / "map.png", max_px=ARTIFACT_MAP_PX)).decode()
-    head = product.headline
-    lines = [
-        f"# {product.title}, version {product.version}",
-        f"**{head.count} landslides**, {head.area_m2 / 1e6:.3f} km²; {head.observed_percent:.1f} % observed.",
-        f"![map](data:image/jpeg;base64,{picture})",
-        *(f"- used: {sentence}" for sentence in product.used),
-        *(f"- not used: {sentence}" for sentence in product.not_used),
-        *(f"- **warning**: {sentence}" for sentence in product.warnings),
-        f"- product: `{folder}`",
-    ]
-    if product.difference is not None:
-        _show_difference(product.difference)
-    create_markdown_artifact("\n\n".join(lines), key="map", description="Map and headline numbers")
-
-
-def _show_difference(difference: Difference) -> None:
-    told = difference.as_dict()
-    ids = told.pop("ids")
-    rows = [{"landslides": change, "number": told[change], "meaning": text, "ids": ", ".join(ids.get(change, []))}
-            for change, text in CHANGES.items()]  # fmt: skip
-    seen = difference.newly_observed_m2
-    ground = "" if seen is None else f"; {seen / 1e6:.3f} km² seen for the first time"
-    create_table_artifact(table=rows, key="difference", description=f"Since version {difference.before}{ground}")

@@ -18,3 +18,35 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("real"):
             item.add_marker(pytest.mark.skip(reason=f"no real data at {data_dir()}"))
+
+
+# what fixtures import waits until one is asked for: most files of tests need none of it
+
+
+@pytest.fixture(scope="module")
+def prefect_api():
+    """Address of a Prefect server for the flow runs of one file of tests."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield PREFECT_API_URL.value()
+
+
+@pytest.fixture(scope="session")
+def followed_scene(tmp_path_factory):
+    from tasks.review import simulate_event
+
+    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=192, gsd_m=10.0, seed=7, sensor="rgb8")
+
+
+@pytest.fixture
+def followed(tmp_path, followed_scene):
+    """An event that is followed, and its imagery on servers (`followed_event.Followed`)."""
+    from followed_event import Followed
+    from stac_server import files_of
+
+    with files_of(tmp_path / "files") as host:
+        event = Followed(tmp_path, followed_scene, host)
+        yield event
+        event.api.stop()

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,26 +13,10 @@ from uuid import uuid4
 
 import httpx
 import psutil
+from processes import free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-START_S = 180
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until(answered, *, within_s=START_S, every_s=0.3, what="an answer"):
-    """The first true answer."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if answer := answered():
-            return answer
-        time.sleep(every_s)
-    raise AssertionError(f"no {what} within {within_s} s")
 
 
 def end(process):

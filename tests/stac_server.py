@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import rasterio
+from processes import free_port
 from RangeHTTPServer import RangeRequestHandler
 from rasterio.windows import Window
 
@@ -21,12 +22,6 @@ from catalog.sensors import sensor
 
 COLLECTION = "simulated"
 RGB = sensor("rgb8")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class _Quiet(RangeRequestHandler):

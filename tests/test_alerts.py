@@ -9,7 +9,8 @@ from threading import Thread
 import psutil
 import pytest
 import yaml
-from prefect_server import ROOT, serving, wait_until
+from prefect_server import ROOT, serving
+from processes import wait_until
 
 from tasks.review import simulate_event
 

@@ -10,7 +10,7 @@ from catalog.grid import snap_grid
 from catalog.schema import LANDSLIDE_CLASS, QUALITY
 from catalog.store import StoreRef
 from tasks.blocks import ClassJob, class_share
-from tasks.objects import burn
+from tasks.polygons import burn
 
 BLOCK_PX = 256
 

@@ -130,12 +130,12 @@ def test_simulate_shows_how_far_it_is(run, tmp_path):
 
 
 def test_progress_is_followed_inside_only():
-    from tasks import steps
+    from tasks import artifacts
 
     heard = []
-    with steps.following(lambda *told: heard.append(told)):
-        steps._follow("Ingest", 1, 2)
-    steps._follow("Ingest", 2, 2)
+    with artifacts.following(lambda *told: heard.append(told)):
+        artifacts._follow("Ingest", 1, 2)
+    artifacts._follow("Ingest", 2, 2)
     assert heard == [("Ingest", 1, 2)]
 
 

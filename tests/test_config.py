@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from catalog.config import parse_config
+from catalog.config import is_event_id, parse_config
 from catalog.events import with_event
 from catalog.schema import InputError
 
@@ -38,6 +38,11 @@ def test_config_is_frozen():
 def test_config_name_must_make_a_folder():
     with pytest.raises(InputError, match="`name`"):
         parse_config({"name": "../up", "post": ["a.tif"]})
+
+
+@pytest.mark.parametrize("text", ["", "..", "a/b", "a\\b", "a b", "é", "-a", "us1\n", "a" * 65])
+def test_is_event_id_refuses_what_may_not_name_a_folder(text):
+    assert not is_event_id(text)
 
 
 def test_config_without_a_name_says_how_to_give_one():

@@ -8,7 +8,8 @@ import httpx
 import pytest
 import yaml
 from prefect.utilities.callables import parameter_schema
-from prefect_server import POSTGRES, ROOT, postgres, serving, wait_until
+from prefect_server import POSTGRES, ROOT, postgres, serving
+from processes import wait_until
 
 from tasks.review import simulate_event
 

@@ -6,16 +6,15 @@ Every run is the command line's, against servers on loopback and one real Prefec
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import geopandas as gpd
 import psutil
 import pytest
+from processes import free_port, listens, s3_server, wait_until
 
 from tasks.review import simulate_event
 
@@ -25,26 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 RUN = [sys.executable, "-c", "from flows.cli import main; main()"]
-START_S = 180
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until(true, *, what, within_s=START_S):
-    deadline = time.monotonic() + within_s
-    while not (answer := true()):
-        assert time.monotonic() < deadline, f"no {what} within {within_s} s"
-        time.sleep(0.2)
-    return answer
-
-
-def listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def end(process, *, how=signal.SIGTERM):
@@ -126,11 +105,9 @@ def published(home):
 def test_detect_with_stores_on_s3_gives_the_local_inventory(inputs, local, prefect, tmp_path):
     import s3fs
 
-    port = free_port()
-    endpoint, key = f"http://127.0.0.1:{port}", {"key": "testing", "secret": "testing"}
+    key = {"key": "testing", "secret": "testing"}
     words = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-    with started("moto.server", "-p", port, log=tmp_path / "s3.log"):
-        wait_until(lambda: listens(port), what="S3 server")
+    with s3_server() as endpoint:
         fs = s3fs.S3FileSystem(client_kwargs={"endpoint_url": endpoint}, skip_instance_cache=True, **key)
         fs.mkdir("scenes")
         environment = {**prefect, **words, "LANDSLIDENET_S3_ENDPOINT": endpoint}

@@ -1,16 +1,13 @@
 """Imagery that lies elsewhere: on an S3 server and on a web server, both on loopback."""
 
 import hashlib
-import socket
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from processes import s3_server
 
 from catalog import files
 from catalog.checks import check_places
@@ -28,19 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 @pytest.fixture(scope="module")
 def server():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = subprocess.DEVNULL
-    running = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    running.terminate()
-    running.wait()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
@@ -125,6 +111,20 @@ def test_sha256_of_a_file_follows_its_change(tmp_path):
     first = files.sha256_of(str(path))
     path.write_bytes(b"another")
     assert files.sha256_of(str(path)) != first
+
+
+def test_write_whole_replaces_what_was_there(tmp_path):
+    for text in ("a much longer text before\n", "á\n"):
+        assert files.write_whole(tmp_path / "new/event.json", text).read_text("utf-8") == text
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["event.json"]
+
+
+def test_write_whole_that_fails_leaves_what_was_there(tmp_path):
+    files.write_whole(tmp_path / "event.json", "before")
+    with pytest.raises(UnicodeEncodeError):
+        files.write_whole(tmp_path / "event.json", "after \ud800")
+    assert (tmp_path / "event.json").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["event.json"]
 
 
 @pytest.mark.parametrize("path", ["/a/b/post.tif", "https://host/a/post.tif?signature=x/y", "s3://bucket/post.tif"])

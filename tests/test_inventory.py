@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from catalog.config import data_dir
 from catalog.schema import INVENTORY_COLUMNS, InputError, LandslideError
-from tasks import objects as lattice
 from tasks.change import CHANGE
+from tasks.extraction import extract_area, extract_objects
 from tasks.inventory import (
     CHANGE_SCORE,
     VETOES,
@@ -24,7 +24,8 @@ from tasks.inventory import (
     check_columns,
     scale_volume,
 )
-from tasks.objects import BlockObjects, Objects, burn, extract_area, extract_objects, join_area, join_objects
+from tasks.objects import HISTOGRAM_STEP, BlockObjects, Objects, join_area, join_objects
+from tasks.polygons import burn, fingerprint, to_ground, to_pixels
 from tasks.terrain import TERRAIN
 
 ORIGIN = (-1_577_742, 194_404)
@@ -140,9 +141,9 @@ def test_fingerprint_sees_the_last_corner_of_a_long_outline():
     corners = [(i, i * i) for i in range(60)]
     one, other = (shapely.Polygon([*corners, (0, height)]) for height in (5000, 5001))
     assert repr(one) == repr(other)  # shapely shortens it
-    assert lattice.fingerprint((one,)) != lattice.fingerprint((other,))
-    assert lattice.fingerprint((one, other)) != lattice.fingerprint((other, one))
-    assert lattice.fingerprint(()) == lattice.fingerprint(np.empty(0, object))
+    assert fingerprint((one,)) != fingerprint((other,))
+    assert fingerprint((one, other)) != fingerprint((other, one))
+    assert fingerprint(()) == fingerprint(np.empty(0, object))
 
 
 def test_burn_of_nothing_is_empty():
@@ -190,7 +191,7 @@ def test_join_objects_keeps_a_hole_inside_a_block_and_the_island_in_it():
 def test_canonical_does_not_depend_on_how_many_vertices_are_taken_at_once(monkeypatch):
     mask = np.random.default_rng(3).random((40, 40)) < 0.6
     expected = coordinates(whole(mask))
-    monkeypatch.setattr(lattice, "VERTICES_AT_ONCE", 7)
+    monkeypatch.setattr("tasks.polygons.VERTICES_AT_ONCE", 7)
     assert coordinates(whole(mask)) == expected
 
 
@@ -251,7 +252,7 @@ def test_statistic_is_null_where_every_pixel_is_nodata():
 def test_slope_percentile_agrees_with_numpy_within_a_bin():
     slope = np.random.default_rng(0).gamma(9, 3, (40, 40)).astype(np.float32)
     found = whole(np.ones((40, 40)), rows=(13,), values={"slope_deg": slope})
-    assert found.slope_percentile(90) == pytest.approx(np.percentile(slope, 90), abs=lattice.HISTOGRAM_STEP)
+    assert found.slope_percentile(90) == pytest.approx(np.percentile(slope, 90), abs=HISTOGRAM_STEP)
 
 
 def inventory(found: Objects, *, gsd_m=3.0, min_area_m2=0.0, previous=None, version=1, **provenance):
@@ -445,8 +446,8 @@ def test_build_inventory_lies_where_the_pixels_are():
 
 def test_to_pixels_undoes_to_ground_on_a_pixel_size_that_is_no_binary_fraction():
     found = whole(np.random.default_rng(3).random((30, 30)) < 0.5)
-    ground = lattice.to_ground(found.polygons, gsd_m=0.3)
-    assert shapely.equals_exact(lattice.to_pixels(ground, gsd_m=0.3), found.polygons, tolerance=0).all()
+    ground = to_ground(found.polygons, gsd_m=0.3)
+    assert shapely.equals_exact(to_pixels(ground, gsd_m=0.3), found.polygons, tolerance=0).all()
 
 
 def test_ids_are_unique_and_repeatable():

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 from red_slides import write_tiles
 from test_cli import refused, run  # noqa: F401 - a fixture
 
@@ -56,13 +54,6 @@ def tiles(tmp_path_factory):
     return write_tiles(
         tmp_path_factory.mktemp("tiles"), px=PX, train=6, validation=6, in_b=lambda number: number in (5, 11)
     )
-
-
-@pytest.fixture(scope="module")
-def server():
-    """One Prefect server for every flow run of this file."""
-    with prefect_test_harness(server_startup_timeout=180):
-        yield PREFECT_API_URL.value()
 
 
 def prepared(tiles, out, **changes):
@@ -343,19 +334,19 @@ def test_train_again_says_that_it_is_done(run, whole, capsys):  # noqa: F811
     assert whole.weights.stat().st_mtime_ns == before
 
 
-def artifact(server, key):
+def artifact(api, key):
     """What the Prefect UI shows under a key; by hand, because Prefect's `Artifact.get` leaves its socket open."""
     headers = {"Content-Type": "application/json"}
-    asked = urllib.request.Request(f"{server}/artifacts/latest/filter", data=b"{}", headers=headers)
+    asked = urllib.request.Request(f"{api}/artifacts/latest/filter", data=b"{}", headers=headers)
     with urllib.request.urlopen(asked) as answer:
         return next(row["data"] for row in json.load(answer) if row["key"] == key)
 
 
 @pytest.mark.slow
-def test_train_killed_by_the_system_goes_on_to_the_same_weights(whole, server, tmp_path):
+def test_train_killed_by_the_system_goes_on_to_the_same_weights(whole, prefect_api, tmp_path):
     environment = {
         **os.environ,
-        "PREFECT_API_URL": server,
+        "PREFECT_API_URL": prefect_api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "OMP_NUM_THREADS": "1",
     }
@@ -378,5 +369,5 @@ def test_train_killed_by_the_system_goes_on_to_the_same_weights(whole, server, t
     assert digest(tmp_path / "out" / whole.weights.name) == digest(whole.weights)
     assert [row["step"] for row in read_epochs(tmp_path / "out/metrics.jsonl", until_step=9)] == [2, 4, 6]
     assert not state.exists()
-    table = artifact(server, "training-epochs").splitlines()[2:]
+    table = artifact(prefect_api, "training-epochs").splitlines()[2:]
     assert [line.split(" | ")[0] for line in table] == ["| 2", "| 4", "| 6"]

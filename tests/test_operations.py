@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import rasterio
 import yaml
-from prefect_server import ROOT, free_port, wait_until
+from prefect_server import ROOT
+from processes import free_port, wait_until
 from stac_server import COLLECTION, StacApi, cog_of, files_of, item_of
 
 from catalog.events import load_event

@@ -5,76 +5,64 @@ from pathlib import Path
 
 import geopandas as gpd
 import pytest
-from followed_event import Followed
 from shapely.geometry import box
-from stac_server import files_of
 
 from catalog.config import parse_config
 from catalog.policy import Policy, load_policy
 from catalog.responses import Response, after_version, read_response, write_area, write_response
 from tasks.outlook import detection_of, look, version_of
-from tasks.review import simulate_event
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=192, gsd_m=10.0, seed=7, sensor="rgb8")
-
-
-@pytest.fixture
-def place(tmp_path, scene, monkeypatch):
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
     monkeypatch.setattr("catalog.web.PAUSE_S", 0.01)
-    with files_of(tmp_path / "files") as host:
-        made = Followed(tmp_path, scene, host)
-        yield made
-        made.api.stop()
 
 
-def outlook(place, **changes):
-    policy = load_policy(place.policy)
-    return look(Policy(**{**policy.model_dump(), **changes}), place.event.id, now=datetime.now(UTC))
+def outlook(followed, **changes):
+    policy = load_policy(followed.policy)
+    return look(Policy(**{**policy.model_dump(), **changes}), followed.event.id, now=datetime.now(UTC))
 
 
-def part(place, **changes):
-    (found,) = outlook(place, **changes).parts
+def part(followed, **changes):
+    (found,) = outlook(followed, **changes).parts
     return found
 
 
-def publish(place):
+def publish(followed):
     """A version of what is there, whose product saw all of its scenes' ground."""
-    policy, found = load_policy(place.policy), part(place)
-    folder = place.folder / "out" / place.event.id / "v1"
+    policy, found = load_policy(followed.policy), part(followed)
+    folder = followed.folder / "out" / followed.event.id / "v1"
     folder.mkdir(parents=True)
     seen = [scene.footprint for scene in found.post.scenes]
     gpd.GeoDataFrame(geometry=seen, crs=4326).to_file(folder / "inventory.gpkg", layer="observed_area")
-    detection_of(policy, place.event, found)
-    version = version_of(policy, place.event.id, found, product=str(folder), now=datetime.now(UTC))
-    known = read_response(place.state, place.event.id) or Response(event_id=place.event.id)
-    write_response(place.state, after_version(known, version))
+    detection_of(policy, followed.event, found)
+    version = version_of(policy, followed.event.id, found, product=str(folder), now=datetime.now(UTC))
+    known = read_response(followed.state, followed.event.id) or Response(event_id=followed.event.id)
+    write_response(followed.state, after_version(known, version))
     return version
 
 
 @pytest.fixture
-def west(place):
+def west(followed):
     """The event with a version of the western scene."""
-    place.api.serve(place.item("pre", days=-20), place.item("west", days=1))
-    publish(place)
-    return place
+    followed.api.serve(followed.item("pre", days=-20), followed.item("west", days=1))
+    publish(followed)
+    return followed
 
 
-def test_look_before_any_imagery(place):
-    place.api.serve()
-    found = part(place)
+def test_look_before_any_imagery(followed):
+    followed.api.serve()
+    found = part(followed)
     assert not found.improves
     assert found.why == "no post-event imagery yet that shows the area"
-    (expected,) = outlook(place).expected
+    (expected,) = outlook(followed).expected
     assert expected.endswith("not known, it is acquired on order")
 
 
-def test_detection_of_a_plan_is_a_configuration(place):
-    place.api.serve(place.item("pre", days=-20), place.item("west", days=1))
-    config = parse_config(detection_of(load_policy(place.policy), place.event, part(place)))
-    assert (config.name, config.sensor, config.block_px) == (place.event.id, "rgb8", 256)
+def test_detection_of_a_plan_is_a_configuration(followed):
+    followed.api.serve(followed.item("pre", days=-20), followed.item("west", days=1))
+    config = parse_config(detection_of(load_policy(followed.policy), followed.event, part(followed)))
+    assert (config.name, config.sensor, config.block_px) == (followed.event.id, "rgb8", 256)
     assert [Path(path).name for path in (*config.post, *config.pre, config.aoi)] == [
         "post.json", "pre.json", "area.geojson",
     ]  # fmt: skip

@@ -14,7 +14,8 @@ import psutil
 import pytest
 import yaml
 from prefect.events.schemas.automations import AutomationCore
-from prefect_server import ROOT, free_port, quiet_policy, wait_until
+from prefect_server import ROOT, quiet_policy
+from processes import free_port, wait_until
 
 from catalog.config import parse_config
 from catalog.policy import Policy

@@ -1,16 +1,14 @@
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
+from processes import s3_server
 
-from catalog import store
+from catalog import reuse, store
+from catalog.encoding import decode
 from catalog.grid import snap_grid
 from catalog.schema import BANDS, DISAGREEMENT, ELEVATION, PROBABILITY, QUALITY, StoreError
 from catalog.store import StoreRef
@@ -127,7 +125,7 @@ def test_store_gives_the_same_values_in_their_memory_dtype_however_it_is_read(re
 def test_store_decodes_each_stored_value_to_the_float32_nearest_to_it(variable):
     stored = np.arange(np.iinfo(variable.dtype).max + 1).astype(variable.dtype)
     expected = np.where(stored == variable.nodata, np.nan, stored * np.float64(variable.scale)).astype(np.float32)
-    np.testing.assert_array_equal(store.decode(variable, stored), expected)
+    np.testing.assert_array_equal(decode(variable, stored), expected)
 
 
 def _fill_with_absolute_rows_and_columns(ref):
@@ -181,24 +179,12 @@ def test_store_ledger_of_another_key_is_refused(ref, tmp_path):
 
 @pytest.fixture
 def s3(monkeypatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = subprocess.DEVNULL
-    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(key, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    endpoint = f"http://127.0.0.1:{port}"
-    monkeypatch.setenv("LANDSLIDENET_S3_ENDPOINT", endpoint)
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.2)
-    yield endpoint
-    server.terminate()
-    server.wait()
+    with s3_server() as endpoint:
+        monkeypatch.setenv("LANDSLIDENET_S3_ENDPOINT", endpoint)
+        yield endpoint
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -215,14 +201,14 @@ def test_store_lives_on_s3(ref, s3):
 
 def test_adopt_block_takes_over_what_was_made_of_the_same(ref):
     first, *_, last = ref.grid.blocks
-    digest = store.inputs_digest(ref, last, [np.arange(4), {"gsd": 10}])
+    digest = reuse.inputs_digest(ref, last, [np.arange(4), {"gsd": 10}])
     store.create_store(ref)
     made = store.write_block(ref, last, _block(ref, seed=1), record={"inputs": digest, "network_s": 1.5})
     later = replace(ref, key="step-2")
     store.create_store(later)
-    assert store.adopt_block(later, first, digest) is None
-    assert store.adopt_block(later, last, "other") is None
-    taken = store.adopt_block(later, last, digest)
+    assert reuse.adopt_block(later, first, digest) is None
+    assert reuse.adopt_block(later, last, "other") is None
+    taken = reuse.adopt_block(later, last, digest)
     assert (taken["taken_from"], taken["sha256"]) == ("step-1", made["sha256"])
     assert "network_s" not in taken
     assert store.read_ledger(later)[last.id] == taken
@@ -232,14 +218,14 @@ def test_adopt_block_takes_over_what_was_made_of_the_same(ref):
 def test_adopt_block_follows_the_grid_that_grew(ref):
     """The same ground has another place in the store of a larger area."""
     block = ref.grid.blocks[-1]
-    digest = store.inputs_digest(ref, block, ["same"])
+    digest = reuse.inputs_digest(ref, block, ["same"])
     store.create_store(ref)
     store.write_block(ref, block, _block(ref, seed=1), record={"inputs": digest})
     grid = snap_grid((490_000, 4_000_000, 505_000, 4_014_000), epsg=32633, gsd_m=10.0, block_px=256)
     later = replace(ref, key="step-2", grid=grid)
     store.create_store(later)
-    assert store.inputs_digest(later, block, ["same"]) == digest
-    store.adopt_block(later, block, digest)
+    assert reuse.inputs_digest(later, block, ["same"]) == digest
+    reuse.adopt_block(later, block, digest)
     xr.testing.assert_identical(store.read_block(later, block), store.read_block(ref, block))
 
 
@@ -252,17 +238,17 @@ def test_adopt_block_of_nodata_alone_leaves_no_old_pixels(ref):
     later = replace(ref, key="step-2")
     store.create_store(later)
     store.write_block(later, block, _block(ref))
-    store.adopt_block(later, block, "same")
+    reuse.adopt_block(later, block, "same")
     assert np.isnan(store.read_block(later, block)["red"]).all()
 
 
 @pytest.mark.parametrize("change", [{"version": 2}, {"chunk_px": 256}, {"variables": (QUALITY,)}, {"key": "other-1"}])
 def test_inputs_digest_follows_the_contract_and_the_algorithm(ref, change):
     block = ref.grid.blocks[0]
-    assert store.inputs_digest(ref, block, [1]) != store.inputs_digest(replace(ref, **change), block, [1])
+    assert reuse.inputs_digest(ref, block, [1]) != reuse.inputs_digest(replace(ref, **change), block, [1])
 
 
 def test_inputs_digest_tells_arrays_apart_by_shape_and_type(ref):
     block, values = ref.grid.blocks[0], np.zeros(6, np.uint8)
     told = [values, values.reshape(2, 3), values.astype(np.int8), values.view(np.uint16)]
-    assert len({store.inputs_digest(ref, block, [v]) for v in told}) == len(told)
+    assert len({reuse.inputs_digest(ref, block, [v]) for v in told}) == len(told)

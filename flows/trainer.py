@@ -1,0 +1,125 @@
+"""Commands of those who train: which networks there are, and a training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from catalog.config import TrainRun, as_training_keys, parse_training
+from flows.terminal import err_console, flow_run, given, out_console, read_config
+
+
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """The registered networks: bands, pixel sizes, weights, licence, metrics."""
+    from tasks.review import list_models
+
+    rows = list_models()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(title="Networks", title_justify="left", show_lines=True)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is and knows", overflow="fold")
+    keys = ("bands", "gsd_m", "parameters", "weights", "licence", "metrics")
+    for row in rows:
+        told = [row["summary"], *(f"{key.removesuffix('_m')}: {row[key]}" for key in keys)]
+        table.add_row(row["name"], "\n".join(told))
+    out_console.print(table, soft_wrap=False)
+
+
+def _default(key: str) -> str:
+    """A default of a training, as `--help` shows it."""
+    return str(TrainRun.model_fields[key].default)
+
+
+def train(
+    config: Annotated[Path | None, typer.Argument(help="YAML file: the flags' names as keys.")] = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Labelled tiles: Landslide4Sense in either form, pairs of GeoTIFFs, or a labelled scene.",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for weights, model card, metrics and plots.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default=_default("model"), help="A network of `landslidenet models`."),
+    ] = None,
+    leave_out: Annotated[
+        str | None,
+        typer.Option(metavar="EVENTS", show_default="none", help="Events (id blocks) that take no part, e.g. A,B."),
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(metavar="EVENTS", show_default="the data set's split", help="Events that validate, e.g. D."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(show_default=_default("seed"), help="The same seed gives the same weights.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(show_default=_default("steps"), help="Steps of the optimiser.")] = None,
+    batch: Annotated[int | None, typer.Option(show_default=_default("batch"), help="Crops in a step.")] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(metavar="PX", show_default=_default("crop_px"), help="Side of a crop: a multiple of 16."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(show_default=_default("learning_rate"), help="Highest of the one-cycle schedule.")
+    ] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WEIGHT",
+            show_default="boundary=1 dice=1",
+            help="Repeat to combine: boundary (weighs outlines), boundary-published, cross-entropy, dice, focal.",
+        ),
+    ] = None,
+    landslide_share: Annotated[
+        float | None,
+        typer.Option(show_default=_default("landslide_share"), help="Share of crops laid around a landslide."),
+    ] = None,
+    epoch_steps: Annotated[
+        int | None,
+        typer.Option(show_default=_default("epoch_steps"), help="Steps between validations; each saves the state."),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="EPOCHS",
+            show_default="never",
+            help="Stop after so many without a better validation F1, and take the best weights.",
+        ),
+    ] = None,
+) -> None:
+    """Train a network on labelled tiles. The last line on stdout is the weights file.
+
+    A training that was killed goes on at its last epoch when the same command is run again.
+    """
+    flags = {
+        "tiles": tiles, "out": out, "model": model, "leave_out": leave_out,
+        "hold_out": hold_out, "landslide_share": landslide_share, "seed": seed, "steps": steps, "batch": batch,
+        "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "epoch_steps": epoch_steps,
+        "patience": patience,
+    }  # fmt: skip
+    typer.echo(run_train(as_training_keys(read_config(config)) | given(flags)))
+
+
+def run_train(values: dict[str, Any]) -> Path:
+    """The weights of a training with these configuration values; what is there already is not trained again."""
+    from tasks import learning
+
+    run = parse_training(values)
+    prepared = learning.prepare(run)
+    if prepared.finished:
+        err_console.print(f"{prepared.weights} is trained already: nothing to do", markup=False, soft_wrap=True)
+        return prepared.weights
+    from flows.train import train as train_flow
+
+    with flow_run() as follow:
+        return Path(train_flow(run, follow=follow))
