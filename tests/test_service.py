@@ -114,6 +114,32 @@ def test_up_says_which_part_died_and_ends_the_others(folder):
     assert not [one for one in family if one.is_running()]
 
 
+PART = """
+import os, sys
+from pathlib import Path
+from threading import Event
+from flows.service import Parts, Service
+home, sys.executable = Path(sys.argv[1]), sys.argv[2]
+parts = Parts(Service(home), dict(os.environ), Event())
+parts.start("part")
+print(parts.running["part"].pid, flush=True)
+parts.wait("part", lambda: False)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's end")
+def test_a_part_ends_with_an_up_that_is_killed(tmp_path):
+    (tmp_path / "logs").mkdir()
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 100\n")
+    sleeper.chmod(0o755)
+    command = [sys.executable, "-c", PART, str(tmp_path), str(sleeper)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        part = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    wait_until(lambda: not part.is_running() or part.status() == psutil.STATUS_ZOMBIE, within_s=10, what="end")
+
+
 def test_up_refuses_a_port_that_is_taken(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
