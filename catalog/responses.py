@@ -29,6 +29,8 @@ from catalog.schema import InputError, StoreError
 EVENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 AREA_NAME: Final = re.compile(r"area(?:-(\d{5}))?\.geojson")
 AREA_FILE: Final = "area.geojson"
+PART_ZONE: Final = re.compile(r"-\d{5}$")
+"""What the name of one of several areas has after the event's id."""
 MAX_AREA_BYTES: Final = 32 * 1024**2
 
 TELL_AGAIN: Final = timedelta(hours=6)
@@ -192,6 +194,12 @@ def known_events(state: str) -> tuple[str, ...]:
     """Ids of the events that have a response's folder."""
     folders = (path.parent.name for path in Path(state).glob("*/event.json"))
     return tuple(sorted(name for name in folders if EVENT_ID.fullmatch(name)))
+
+
+def event_of(state: str, name: str) -> str | None:
+    """The followed event that stores and products of this name are of; None for a single run's."""
+    known = known_events(state)
+    return next((event_id for event_id in (name, PART_ZONE.sub("", name)) if event_id in known), None)
 
 
 def open_event(state: str, event_id: str) -> tuple[Event, tuple[Part, ...]]:
