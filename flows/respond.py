@@ -35,6 +35,8 @@ from catalog.web import Unanswered
 from flows.detect import detect
 from tasks.outlook import Outlook, PartOutlook, detection_of, inputs_of, look, version_of
 
+WAITING: Final = "Waiting"
+"""Name of the completed state of a response without imagery; flows/automations.yaml knows it, too."""
 SHOWN_BLOCKS: Final = 50
 PLACE_CHARACTERS: Final = 40
 
@@ -144,7 +146,7 @@ def _nothing_made(outlook: Outlook, response: Response) -> State[Any]:
         return Completed(message=why, data=[])
     expected = "; ".join(response.expected)
     told = f"{why}; waiting since {response.waiting_since:%Y-%m-%d %H:%M} UTC; expected next: {expected}"
-    return Completed(name="Waiting", message=told, data=[])
+    return Completed(name=WAITING, message=told, data=[])
 
 
 def _make_version(

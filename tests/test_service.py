@@ -20,6 +20,7 @@ from catalog.config import parse_config
 from catalog.policy import Policy
 from catalog.schema import InputError
 from catalog.sensors import SENSORS
+from flows.respond import WAITING
 from flows.service import Parts, Service, ServiceError, end_processes, run_service, write_deployments
 
 SECRET = "duty:correct-horse-battery"
@@ -118,6 +119,7 @@ PART = """
 import os, sys
 from pathlib import Path
 from threading import Event
+from flows.respond import WAITING
 from flows.service import Parts, Service
 home, sys.executable = Path(sys.argv[1]), sys.argv[2]
 parts = Parts(Service(home), dict(os.environ), Event())
@@ -222,6 +224,12 @@ def test_the_automations_are_such(tmp_path):
     stated += yaml.safe_load((ROOT / "flows/automations.yaml").read_text())["automations"]
     for automation in stated:
         assert AutomationCore.model_validate(automation).trigger.expect
+
+
+def test_no_end_of_a_run_is_taken_for_silence():
+    (silent,) = yaml.safe_load((ROOT / "flows/automations.yaml").read_text())["automations"]
+    ends = {"Completed", WAITING, "Failed", "Cancelled", "Crashed"}
+    assert {f"prefect.flow-run.{end}" for end in ends} <= set(silent["trigger"]["expect"])
 
 
 def test_every_deployment_is_explained_by_the_runbook():
