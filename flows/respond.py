@@ -16,6 +16,7 @@ from pydantic import Field
 from catalog.config import Event
 from catalog.events import load_event
 from catalog.locks import hold_event
+from catalog.markdown import plain
 from catalog.policy import Policy, load_policy
 from catalog.responses import (
     Claim,
@@ -180,8 +181,13 @@ def _make_version(
 
 
 def _show(outlook: Outlook) -> None:
-    """The decision with its reasons, as an artifact of the flow run."""
-    lines = [f"# {event_title(outlook.event)}"]
+    """The decision as an artifact of the flow run."""
+    create_markdown_artifact(as_markdown(outlook), key="response", description="What was decided, and why")
+
+
+def as_markdown(outlook: Outlook) -> str:
+    """The decision with its reasons."""
+    lines = [f"# {plain(event_title(outlook.event))}"]
     for found in outlook.parts:
         lines.append(f"## {found.part.name}: {found.why}")
         rows = [f"| {block} | {', '.join(why)} |" for block, why in list(found.reasons.items())[:SHOWN_BLOCKS]]
@@ -191,9 +197,9 @@ def _show(outlook: Outlook) -> None:
             lines.append(f"and {len(found.reasons) - SHOWN_BLOCKS} more blocks")
         for side, plan in found.sides:
             lines.append("\n".join([f"Scenes {side}-event, the preferred first:", *map(_scene_line, plan.scenes)]))
-    lines += [f"- **{sentence}**" for sentence in outlook.told]
+    lines += [f"- **{plain(sentence)}**" for sentence in outlook.told]
     lines += [f"- expected next: {sentence}" for sentence in outlook.expected]
-    create_markdown_artifact("\n\n".join(lines), key="response", description="What was decided, and why")
+    return "\n\n".join(lines)
 
 
 def _scene_line(scene: Any) -> str:  # noqa: ANN401 - a Scene of tasks.planning
