@@ -330,7 +330,10 @@ def observed_by(folder: str) -> BaseGeometry:
     try:
         frame = geopandas.read_file(path, layer="observed_area").to_crs(4326)
     except (DataSourceError, OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); restore the product, or move its folder away") from None
+        raise StoreError(
+            f"{path}: cannot be read ({error}); restore the product, or move the event's response.json away: "
+            "the search starts anew"
+        ) from None
     seen: BaseGeometry = frame.geometry.make_valid().union_all()
     return seen
 
@@ -339,12 +342,19 @@ def published_from(out: str, part: str, items: str) -> tuple[int, str] | None:
     """Number and folder of a version that was made of these items (their folder); None when there is none.
 
     What a run published before it was killed is found again by this.
+
+    Raises: StoreError when a version's run.json is damaged.
     """
     for folder in sorted(Path(out).glob(f"{part}/v*"), reverse=True):
         path = folder / "run.json"
         if not path.is_file():
             continue
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path}: cannot be read ({error}); restore the product, or move its folder away"
+            ) from None
         if config.get("post") == [str(Path(items) / "post.json")]:
             return int(folder.name.removeprefix("v")), str(folder)
     return None
