@@ -121,15 +121,25 @@ def on_land_with_relief(area: Area, dem: str, *, min_relief_m: float) -> Area:
 
     Raises: InputError when the DEM cannot be read.
     """
+    left = []
     try:
         with rasterio.open(dem) as source:
-            known, kept = _relief(source, area.geometry, min_relief_m=min_relief_m)
-    except rasterio.errors.RasterioError as error:
+            for piece in _sides(area.geometry):
+                known, kept = _relief(source, piece, min_relief_m=min_relief_m)
+                left += [piece.intersection(kept), piece.difference(known)]
+    except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
         raise InputError(f"DEM {dem}: cannot be read ({error}); correct `dem` of the earthquakes' policy") from None
-    unknown = area.geometry.difference(known)
-    found = _polygons(shapely.union_all([area.geometry.intersection(kept), unknown]))
+    found = _polygons(shapely.union_all(left))
     simpler = _polygons(shapely.make_valid(shapely.simplify(found, SIMPLER_DEG)))
     return replace(area, geometry=simpler, source=f"{area.source}, on land with relief")
+
+
+def _sides(geometry: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """The parts at either side of the antimeridian: the bounds of both together go around the earth."""
+    west, _, east, _ = geometry.bounds
+    if east - west <= 180:
+        return (geometry,)
+    return tuple(geometry.intersection(shapely.box(left, -90, left + 180, 90)) for left in (-180, 0))
 
 
 def _relief(source: Any, geometry: Any, *, min_relief_m: float) -> tuple[Any, Any]:  # noqa: ANN401

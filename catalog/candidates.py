@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import numpy as np
 import shapely
 from pystac.utils import str_to_datetime
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
+from catalog.areas import split_at_antimeridian
 from catalog.items import BAND_INDEX, BASELINE, check_bands
 from catalog.policy import StacSource
 from catalog.schema import InputError
@@ -187,10 +189,24 @@ def _footprint(value: object, item_id: str) -> BaseGeometry:
         west, south, east, north = geometry.bounds
         if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
             raise ValueError(f"got the bounds {geometry.bounds}")
-        made: BaseGeometry = shapely.make_valid(geometry)
+        made: BaseGeometry = shapely.make_valid(_split(geometry))
     except (ValueError, TypeError, AttributeError, IndexError, KeyError, shapely.errors.ShapelyError) as error:
         raise InputError(f"STAC item {item_id}: geometry is not usable: {error!s:.120}") from None
     return made
+
+
+def _split(geometry: BaseGeometry) -> BaseGeometry:
+    """The geometry cut at the antimeridian where a polygon runs over it, which then seems to go around the earth."""
+    parts = shapely.get_parts(geometry)
+    widths = [part.bounds[2] - part.bounds[0] for part in parts]
+    if max(widths) <= 180:
+        return geometry
+    eastward = [
+        shapely.transform(part, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]])) if width > 180 else part
+        for part, width in zip(parts, widths, strict=True)
+    ]
+    split: BaseGeometry = split_at_antimeridian(shapely.union_all(shapely.make_valid(eastward)))
+    return split
 
 
 def _assets(value: object, entry: Sensor, *, item_id: str, hosts: Sequence[str]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def search_imagery(
 
     Every source is asked, in order. One that does not answer, or not with STAC, is passed over and told of.
 
-    Raises: Unanswered when no source answered; InputError when the policy has none, or names an unknown sensor.
+    Raises: Unanswered when no source answered; InputError when the policy has none.
     """
     if not policy.sources:
         raise InputError("imagery: got no STAC source; expected one; add `imagery: sources:` to the policy")
@@ -59,7 +59,6 @@ def search_imagery(
     passed: list[str] = []
     silent: list[str] = []
     for source in policy.sources:
-        sensor(source.sensor)  # an unknown one is the policy's mistake, not the API's
         try:
             query = {"bbox": area.bounds, "datetime": [start, end], "limit": PAGE_ITEMS}
             listed, cut = _ask(source, policy=policy, hosts=hosts, **query)

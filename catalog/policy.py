@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
-from catalog.config import Strict, environment
+from catalog.config import Strict, as_keys, environment, parse_config
 from catalog.schema import InputError
+from catalog.sensors import SENSORS
 
+DECIDED: Final = ("name", "post", "pre", "stac", "sensor", "aoi", "event", "root", "out")
+"""Keys of a detection that the response decides."""
 USGS_HOST: Final = "earthquake.usgs.gov"
 
 
@@ -29,6 +32,14 @@ class Region(Strict):
     """None = the policy's."""
     ignore: bool = False
     """No earthquake of it is responded to."""
+
+    @field_validator("bounds")
+    @classmethod
+    def _on_earth(cls, value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        west, south, east, north = value
+        if max(abs(west), abs(east)) > 180 or not -90 <= south < north <= 90:
+            raise ValueError("expected west, south, east, north: longitudes of -180 .. 180, south under north")
+        return value
 
     def holds(self, longitude: float, latitude: float) -> bool:
         """Whether a place lies in it."""
@@ -91,6 +102,13 @@ class StacSource(Strict):
     sensor: str
     """A name of `catalog.sensors.SENSORS`."""
 
+    @field_validator("sensor")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in SENSORS:
+            raise ValueError(f"expected one of {', '.join(SENSORS)}")
+        return value
+
 
 class ImageryPolicy(Strict):
     """Where imagery is looked for, and what is good enough."""
@@ -136,6 +154,18 @@ class Policy(Strict):
     detection: dict[str, Any] = Field(default_factory=dict)
     """Keys of every detection (model, block, dem, adapt, cluster ...), as in a run's configuration."""
     retention: RetentionPolicy = RetentionPolicy()
+
+    @field_validator("detection")
+    @classmethod
+    def _fits(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """A key that no detection takes is found now, not after the first earthquake."""
+        try:
+            if decided := [key for key in DECIDED if key in as_keys(value)]:
+                raise ValueError(f"`{decided[0]}` is decided by the response; leave it out")
+            parse_config({"name": "event", "post": "post.json", "pre": "pre.json", **value})
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return value
 
 
 def load_policy(path: str | None = None) -> Policy:

@@ -94,6 +94,13 @@ def qualifies(quake: Quake, policy: QuakePolicy) -> tuple[bool, str]:
     return False, f"magnitude {event.magnitude:g} is under {bar.magnitude:g}{bar.where}, and no alert says otherwise"
 
 
+def may_qualify(quake: Quake, policy: QuakePolicy) -> bool:
+    """Whether the detail of a summary could still say what qualifies it: the colour of its landslide alert."""
+    if quake.detailed or policy.query is None or not quake.has_ground_failure:
+        return False
+    return any(qualifies(replace(quake, landslide=colour), policy)[0] for colour in policy.landslide_alerts)
+
+
 def _alert(quake: Quake, policy: QuakePolicy) -> str:
     if quake.landslide in policy.landslide_alerts:
         return f"a {quake.landslide} landslide alert"
@@ -238,13 +245,15 @@ def _unannounced(
     quake, area = sighting.quake, sighting.area
     time_utc = known.event.time_utc or known.first_seen_utc
     fits, why = qualifies(quake, policy)
-    if not fits:
+    if not fits and not may_qualify(quake, policy):
         return _in(known, "declined", why), None
     if time_utc > now + timedelta(minutes=policy.max_future_minutes):
         return _in(known, "declined", f"its time, {time_utc:%Y-%m-%d %H:%M} UTC, lies in the future"), None
     late_days = (known.first_seen_utc - time_utc) / timedelta(days=1)
     if late_days > policy.max_age_days:
         return _in(known, "declined", f"first seen {late_days:.0f} days later, over {policy.max_age_days:g} days"), None
+    if not fits:
+        return _in(known, "waiting", "its landslide alert is in its detail, which did not come yet"), None
     if area is None or (area.is_circle and now - time_utc < timedelta(hours=policy.shakemap_wait_hours)):
         until = time_utc + timedelta(hours=policy.shakemap_wait_hours)
         return _in(known, "waiting", f"{why}; no ShakeMap yet, waiting until {until:%Y-%m-%d %H:%M} UTC"), None

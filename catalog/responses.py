@@ -27,6 +27,8 @@ from catalog.schema import InputError, StoreError
 
 AREA_NAME: Final = re.compile(r"area(?:-(\d{5}))?\.geojson")
 AREA_FILE: Final = "area.geojson"
+PART_ZONE: Final = re.compile(r"-\d{5}$")
+"""What the name of one of several areas has after the event's id."""
 MAX_AREA_BYTES: Final = 32 * 1024**2
 
 TELL_AGAIN: Final = timedelta(hours=6)
@@ -192,6 +194,12 @@ def known_events(state: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in folders if is_event_id(name)))
 
 
+def event_of(state: str, name: str) -> str | None:
+    """The followed event that stores and products of this name are of; None for a single run's."""
+    known = known_events(state)
+    return next((event_id for event_id in (name, PART_ZONE.sub("", name)) if event_id in known), None)
+
+
 def open_event(state: str, event_id: str) -> tuple[Event, tuple[Part, ...]]:
     """The event and its areas, as they were saved.
 
@@ -306,7 +314,10 @@ def observed_by(folder: str) -> BaseGeometry:
     try:
         frame = geopandas.read_file(path, layer="observed_area").to_crs(4326)
     except (DataSourceError, OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); restore the product, or move its folder away") from None
+        raise StoreError(
+            f"{path}: cannot be read ({error}); restore the product, or move the event's response.json away: "
+            "the search starts anew"
+        ) from None
     seen: BaseGeometry = frame.geometry.make_valid().union_all()
     return seen
 
@@ -315,12 +326,19 @@ def published_from(out: str, part: str, items: str) -> tuple[int, str] | None:
     """Number and folder of a version that was made of these items (their folder); None when there is none.
 
     What a run published before it was killed is found again by this.
+
+    Raises: StoreError when a version's run.json is damaged.
     """
     for folder in sorted(Path(out).glob(f"{part}/v*"), reverse=True):
         path = folder / "run.json"
         if not path.is_file():
             continue
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path}: cannot be read ({error}); restore the product, or move its folder away"
+            ) from None
         if config.get("post") == [str(Path(items) / "post.json")]:
             return int(folder.name.removeprefix("v")), str(folder)
     return None

@@ -149,7 +149,10 @@ def _check_inside(place: str, base: str, event_id: str) -> None:
 
 
 def _files(place: str) -> Iterator[tuple[int, datetime]]:
-    """Size in bytes and time of change of every file of a folder or prefix; links are no files."""
+    """Size in bytes and time of change of every file of a folder or prefix; links are no files.
+
+    What is gone by the time that it is looked at is passed over: others write below the same `root`.
+    """
     if "://" in place:
         fs, path = filesystem(place)
         fs.invalidate_cache()
@@ -157,7 +160,10 @@ def _files(place: str) -> Iterator[tuple[int, datetime]]:
         return
     for folder, _, names in os.walk(place):
         for name in names:
-            told = os.lstat(os.path.join(folder, name))
+            try:
+                told = os.lstat(os.path.join(folder, name))
+            except FileNotFoundError:
+                continue
             yield told.st_size, datetime.fromtimestamp(told.st_mtime, UTC)
 
 

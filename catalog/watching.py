@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -85,16 +85,20 @@ def _poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
             save_watchlist(started, state)
         silent = now - (before.polled_utc or started.started_utc or now)
         return Poll(started, (), tuple(told), listing.warnings, is_good=False, silent=silent)
-    sightings, warnings = _sightings(policy, started, listing.feed, now)
+    ids = _asked(policy, started, listing.feed, now)
+    sightings, warnings = _sightings(policy, started, listing.feed, ids[:MAX_DETAILS], now)
+    if put_off := len(ids[MAX_DETAILS:]):
+        warnings = (f"{len(ids)} earthquakes to ask for; {MAX_DETAILS} are, the others by the next poll", *warnings)
+    is_good = listing.is_good and not put_off  # else what an outage hid would be listed no more
     after, decisions = advance(started, sightings, policy.earthquakes, now)
-    if listing.is_good:
+    if is_good:
         after = after.model_copy(update={"polled_utc": now})
     told += after.outbox
     if after != before:
         save_watchlist(after, state)
     after = _deliver(after, state, emit)
     silent = now - (after.polled_utc or after.started_utc or now)
-    return Poll(after, decisions, tuple(told), (*listing.warnings, *warnings), is_good=listing.is_good, silent=silent)
+    return Poll(after, decisions, tuple(told), (*listing.warnings, *warnings), is_good=is_good, silent=silent)
 
 
 def _deliver(watchlist: Watchlist, state: Path, emit: Emit) -> Watchlist:
@@ -173,22 +177,28 @@ def _read(address: str, policy: Policy) -> bytes:
     return data
 
 
+def _asked(policy: Policy, watchlist: Watchlist, feed: Feed, now: datetime) -> tuple[str, ...]:
+    """Ids of the earthquakes whose detail is to be asked for."""
+    ids = wanted(watchlist, feed.quakes, policy.earthquakes, now)
+    if policy.earthquakes.query is not None:
+        return ids
+    listed = {quake.event.id for quake in feed.quakes}  # nobody to ask for what left the feed
+    return tuple(event_id for event_id in ids if event_id in listed)
+
+
 def _sightings(
-    policy: Policy, watchlist: Watchlist, feed: Feed, now: datetime
+    policy: Policy, watchlist: Watchlist, feed: Feed, ids: Iterable[str], now: datetime
 ) -> tuple[tuple[Sighting, ...], tuple[str, ...]]:
-    """What is decided upon: each candidate's detail with its area, and what ComCat deleted; and what went amiss."""
-    ids, warnings, quakes = wanted(watchlist, feed.quakes, policy.earthquakes, now), [], []
-    if policy.earthquakes.query is None:  # nobody to ask for what left the feed
-        ids = tuple(event_id for event_id in ids if any(quake.event.id == event_id for quake in feed.quakes))
-    if len(ids) > MAX_DETAILS:
-        warnings.append(f"{len(ids)} earthquakes to ask for; {MAX_DETAILS} are, the others by the next poll")
-    for event_id in ids[:MAX_DETAILS]:
+    """What is decided upon: each detail with its area, and what ComCat deleted; and what went amiss."""
+    warnings: list[str] = []
+    quakes: list[Quake] = []
+    for event_id in ids:
         listed = [quake for quake in feed.quakes if quake.event.id == event_id]
         try:
             quakes.append(_detail(event_id, listed, policy))
         except (Unanswered, InputError) as error:
             warnings.append(str(error))
-            quakes += [quake for quake in listed if _waited_long(quake, watchlist, policy, now)]
+            quakes += [quake for quake in listed if _stands_in(quake, watchlist, policy)]
     quakes += [quake for quake in feed.quakes if quake.deleted and watchlist.find(quake.ids)]
     sightings = []
     for quake in quakes:
@@ -211,12 +221,10 @@ def _detail(event_id: str, listed: list[Quake], policy: Policy) -> Quake:
     return quake
 
 
-def _waited_long(quake: Quake, watchlist: Watchlist, policy: Policy, now: datetime) -> bool:
-    """Whether a summary must do: its detail does not come, and nobody may wait for it any longer."""
+def _stands_in(quake: Quake, watchlist: Watchlist, policy: Policy) -> bool:
+    """Whether a summary must do while the detail does not come: from then on its earthquake is followed."""
     known = watchlist.find(quake.ids)
-    if any(k.announced is not None for k in known) or not is_candidate(quake, policy.earthquakes):
-        return False
-    return now - (quake.event.time_utc or now) >= timedelta(hours=policy.earthquakes.shakemap_wait_hours)
+    return all(k.announced is None for k in known) and is_candidate(quake, policy.earthquakes)
 
 
 def _area(quake: Quake, watchlist: Watchlist, policy: Policy, now: datetime) -> tuple[Area | None, tuple[str, ...]]:

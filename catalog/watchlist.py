@@ -109,7 +109,7 @@ def load_watchlist(state: Path) -> Watchlist:
     except ValidationError as error:
         raise StoreError(
             f"watch list {path}: does not fit ({error.error_count()} errors, first: {error.errors()[0]['msg']}); "
-            "restore it from a backup, or move it away: earthquakes younger than the age guard are announced again"
+            "restore it from a backup, or move it away: what the feed still lists is announced again"
         ) from None
     if watchlist.format != FORMAT:
         raise StoreError(f"watch list {path}: has format {watchlist.format}; expected {FORMAT}; update landslidenet")

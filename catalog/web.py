@@ -200,7 +200,9 @@ def _read(url: str, hosts: Sequence[str], *, max_bytes: int, timeout_s: float) -
 
 
 def parse_json(data: bytes, *, where: str) -> Any:  # noqa: ANN401 - any JSON value
-    """The value of a JSON document; NaN and infinities, and nesting deeper than 64, are refused.
+    """The value of a JSON document; the words NaN and Infinity, and nesting deeper than 64, are refused.
+
+    A number beyond floats (1e999) comes out infinite: whoever takes numbers checks each, so that one costs no other.
 
     Raises: InputError naming `where`.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from prefect import flow, get_run_logger
@@ -10,6 +12,8 @@ from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
+
+from catalog.markdown import plain
 
 BLOCK_NAME: Final = "landslidenet-alert"
 """Name of the notification block that alerts are sent with; any type that Prefect has (Slack, Teams, webhook ...)."""
@@ -32,7 +36,7 @@ async def alert(what: str, subject: str, told: str | None = None) -> None:
     message = (told or "no message").strip()[:MAX_TOLD]
     get_run_logger().error("%s: %s\n%s", what, subject, message)
     quoted = "\n".join(f"    {line}" for line in message.splitlines())
-    await acreate_markdown_artifact(f"## {what}: {subject}\n\n{quoted}\n", key="alert", description=what)
+    await acreate_markdown_artifact(f"## {plain(f'{what}: {subject}')}\n\n{quoted}\n", key="alert", description=what)
     emit_event(
         "landslidenet.alert",
         resource={
@@ -41,8 +45,15 @@ async def alert(what: str, subject: str, told: str | None = None) -> None:
         },
         payload={"what": what, "subject": subject, "told": message},
     )
-    for block in await notification_blocks():
-        await block.notify(body=message, subject=f"landslidenet · {what}: {subject}")
+    await notify(await notification_blocks(), body=message, subject=f"landslidenet · {what}: {subject}")
+
+
+async def notify(blocks: Sequence[NotificationBlock], *, body: str, subject: str) -> None:
+    """Send a message with each block; one that fails keeps none of the others from it, and is raised at the end."""
+    told = await asyncio.gather(*(block.notify(body=body, subject=subject) for block in blocks), return_exceptions=True)
+    for failure in told:
+        if failure is not None:
+            raise failure
 
 
 async def notification_blocks() -> list[NotificationBlock]:

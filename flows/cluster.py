@@ -59,7 +59,7 @@ def dask_client(config: ClusterConfig) -> Iterator[Client]:
     elif "://" in config.address:
         try:
             client = Client(config.address, timeout=CONNECT_TIMEOUT_S)  # type: ignore[no-untyped-call]
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"cluster: no Dask scheduler answers at {config.address} ({error}); "
                 "start one with `dask scheduler`, or pass --cluster local"

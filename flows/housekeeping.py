@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from typing import Final
 
 from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_table_artifact
 
-from catalog.policy import load_policy
+from catalog.locks import Busy, hold_event
+from catalog.policy import Policy, load_policy
+from catalog.responses import event_of
 from catalog.retention import Removal, plan_retention, read_held, remove
+from catalog.schema import StoreError
+
+BUSY_S: Final = 2.0
+"""How long an event that a response holds is waited for: its turn comes the next day."""
 
 
 def _run_name() -> str:
@@ -24,19 +32,37 @@ def housekeeping(policy: str | None = None, dry_run: bool = False) -> int:
         policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
         dry_run: Say what would be deleted, and delete nothing.
 
-    Raises: InputError for a policy that cannot be read; StoreError when something cannot be listed or deleted.
+    Raises: InputError for a policy that cannot be read; StoreError when something cannot be listed, or, once the rest
+    is done, when something could not be deleted.
 
     """
     told = load_policy(policy)
     planned = plan_retention(read_held(told.root, told.out), told.retention, now=datetime.now(UTC))
-    rows, freed = [], 0
+    rows, failures, freed = [], [], 0
     for removal in planned:
-        done = dry_run or remove(removal, root=told.root, out=told.out)
-        freed += removal.held.size_bytes if done else 0
-        rows.append(_row(removal, "would be deleted" if dry_run else "deleted" if done else "kept: in use again"))
+        try:
+            what = "would be deleted" if dry_run else _carried_out(removal, told)
+        except StoreError as error:
+            failures.append(str(error))
+            what = "failed"
+        freed += removal.held.size_bytes if what in ("deleted", "would be deleted") else 0
+        rows.append(_row(removal, what))
     create_table_artifact(table=rows, key="housekeeping", description=f"Retention: {freed / 1e9:.2f} GB")
-    get_run_logger().info("%d of %d: %.2f GB%s", len(rows), len(planned), freed / 1e9, " (dry run)" if dry_run else "")
+    get_run_logger().info("%d removals: %.2f GB%s", len(rows), freed / 1e9, " (dry run)" if dry_run else "")
+    if failures:
+        raise StoreError(f"{len(failures)} of {len(rows)} removals failed: {'; '.join(failures)}")
     return freed
+
+
+def _carried_out(removal: Removal, policy: Policy) -> str:
+    """What became of a removal; nothing is deleted of an event that another run holds."""
+    event_id = event_of(policy.state, removal.held.event_id)
+    try:
+        with nullcontext() if event_id is None else hold_event(policy.state, event_id, timeout_s=BUSY_S):
+            done = remove(removal, root=policy.root, out=policy.out)
+    except Busy:
+        return "kept: a response is running"
+    return "deleted" if done else "kept: in use again"
 
 
 def _row(removal: Removal, what: str) -> dict[str, str | int]:

@@ -15,6 +15,7 @@ from prefect.states import Completed, Failed
 from catalog.config import Event, EventId
 from catalog.events import load_event
 from catalog.locks import hold_event
+from catalog.markdown import plain
 from catalog.policy import Policy, load_policy
 from catalog.responses import (
     Claim,
@@ -34,6 +35,8 @@ from catalog.web import Unanswered
 from flows.detect import detect
 from tasks.outlook import Outlook, PartOutlook, detection_of, inputs_of, look, version_of
 
+WAITING: Final = "Waiting"
+"""Name of the completed state of a response without imagery; flows/automations.yaml knows it, too."""
 SHOWN_BLOCKS: Final = 50
 PLACE_CHARACTERS: Final = 40
 
@@ -143,7 +146,7 @@ def _nothing_made(outlook: Outlook, response: Response) -> State[Any]:
         return Completed(message=why, data=[])
     expected = "; ".join(response.expected)
     told = f"{why}; waiting since {response.waiting_since:%Y-%m-%d %H:%M} UTC; expected next: {expected}"
-    return Completed(name="Waiting", message=told, data=[])
+    return Completed(name=WAITING, message=told, data=[])
 
 
 def _make_version(
@@ -177,8 +180,13 @@ def _make_version(
 
 
 def _show(outlook: Outlook) -> None:
-    """The decision with its reasons, as an artifact of the flow run."""
-    lines = [f"# {event_title(outlook.event)}"]
+    """The decision as an artifact of the flow run."""
+    create_markdown_artifact(as_markdown(outlook), key="response", description="What was decided, and why")
+
+
+def as_markdown(outlook: Outlook) -> str:
+    """The decision with its reasons."""
+    lines = [f"# {plain(event_title(outlook.event))}"]
     for found in outlook.parts:
         lines.append(f"## {found.part.name}: {found.why}")
         rows = [f"| {block} | {', '.join(why)} |" for block, why in list(found.reasons.items())[:SHOWN_BLOCKS]]
@@ -188,9 +196,9 @@ def _show(outlook: Outlook) -> None:
             lines.append(f"and {len(found.reasons) - SHOWN_BLOCKS} more blocks")
         for side, plan in found.sides:
             lines.append("\n".join([f"Scenes {side}-event, the preferred first:", *map(_scene_line, plan.scenes)]))
-    lines += [f"- **{sentence}**" for sentence in outlook.told]
+    lines += [f"- **{plain(sentence)}**" for sentence in outlook.told]
     lines += [f"- expected next: {sentence}" for sentence in outlook.expected]
-    create_markdown_artifact("\n\n".join(lines), key="response", description="What was decided, and why")
+    return "\n\n".join(lines)
 
 
 def _scene_line(scene: Any) -> str:  # noqa: ANN401 - a Scene of tasks.planning

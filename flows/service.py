@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import fcntl
 import ipaddress
 import json
@@ -38,6 +39,8 @@ READY_S: Final = 300.0
 STOP_S: Final = 20.0
 """What still runs so long after it was asked to end is killed."""
 POLL_S: Final = 0.2
+PR_SET_PDEATHSIG: Final = 1
+"""Of prctl(2): linux/prctl.h."""
 TAIL_LINES: Final = 15
 Say = Callable[[str], None]
 
@@ -182,7 +185,7 @@ class Parts:
             process.wait()
 
     def _open(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-        """In a session of its own: a Ctrl-C in the terminal is ours to pass on, in order."""
+        """In a session of its own: a Ctrl-C in the terminal is ours to pass on, in order; a SIGKILL is not."""
         with self._log(name).open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
@@ -191,6 +194,7 @@ class Parts:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_ending_with(os.getpid()) if sys.platform == "linux" else None,
             )
 
     def _log(self, name: str) -> Path:
@@ -199,6 +203,18 @@ class Parts:
     def _told(self, name: str, what: str) -> str:
         lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
         return "\n  ".join([f"up: {name} {what}; the end of {self._log(name)}:", *lines])
+
+
+def _ending_with(parent: int) -> Callable[[], None]:
+    """What a child runs first: it gets a SIGTERM when the thread that starts it (here: the main one) is no more."""
+    libc = ctypes.CDLL(None)
+
+    def bind() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # killed before the child asked to hear of it
+            os._exit(1)
+
+    return bind
 
 
 def end_processes(pids: Sequence[int]) -> None:

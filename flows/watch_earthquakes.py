@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import Event
 from prefect.events.clients import get_events_client
 
+from catalog.markdown import plain
 from catalog.policy import load_policy
 from catalog.schema import LandslideError
 from catalog.watching import Poll, poll
@@ -93,13 +94,5 @@ def summary(found: Poll) -> str:
 
 def as_markdown(found: Poll) -> str:
     """The decisions of a poll as a table."""
-    rows = [f"| {d.event_id} | {_plain(d.title)} | {d.state} | {_plain(d.reason)} |" for d in found.decisions]
+    rows = [f"| {d.event_id} | {plain(d.title)} | {d.state} | {plain(d.reason)} |" for d in found.decisions]
     return "\n".join(["| earthquake | title | state | why |", "|---|---|---|---|", *rows])
-
-
-MARKED: Final = {c: f"\\{c}" for c in "\\`*_{}[]()#|!~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-
-
-def _plain(text: str) -> str:
-    """A stranger's text without a meaning in Markdown or HTML."""
-    return "".join(MARKED.get(c, c) for c in text)

@@ -53,7 +53,7 @@ def watch_imagery(policy: str | None = None) -> State[Any]:
     Args:
         policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
 
-    Raises: InputError for a policy that cannot be worked with.
+    Raises: InputError for a policy that cannot be worked with; StoreError for a damaged watch list of earthquakes.
 
     """
     log, rules = get_run_logger(), load_policy(policy)

@@ -27,7 +27,6 @@ def compare(
 
     Columns: id, change (see `catalog.schema.CHANGES`), reason, area_before_m2, area_after_m2, outline (the later one).
 
-
     seen_before : (len(after),) whether the earlier version saw the ground of each later landslide.
     seen_after : (len(before),) whether the later version sees the ground of each earlier landslide.
     """

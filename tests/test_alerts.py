@@ -1,5 +1,6 @@
 """Alerts on a real server: a watcher that is silent, and the notification block that an operator saved."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from threading import Thread
 import psutil
 import pytest
 import yaml
+from prefect.blocks.abstract import NotificationBlock
 from prefect_server import ROOT, serving
 from processes import wait_until
 
+from flows.alert import notify
 from tasks.review import simulate_event
 
 pytestmark = pytest.mark.slow
@@ -62,6 +65,25 @@ def test_a_silent_watcher_raises_an_alert_that_reaches_the_duty_phone(phone, tmp
     assert told[0] == {
         "text": "landslidenet · watcher silent: watch-earthquakes | no poll was completed for 30 minutes"
     }
+
+
+class Line(NotificationBlock):
+    """A block that keeps what it is told, or is out of order."""
+
+    heard: list[str] = []
+    works: bool = True
+
+    async def notify(self, body, subject=None):
+        if not self.works:
+            raise ConnectionError("the line is dead")
+        self.heard.append(f"{subject} | {body}")
+
+
+def test_notify_reaches_the_others_when_one_block_fails():
+    dead, live = Line(works=False), Line()
+    with pytest.raises(ConnectionError, match="the line is dead"):
+        asyncio.run(notify([dead, live], body="so", subject="run failed"))
+    assert live.heard == ["run failed | so"]
 
 
 def test_a_run_whose_worker_was_killed_is_crashed_alerted_and_goes_on_when_run_again(tmp_path):

@@ -64,7 +64,7 @@ def usgs():
 
 def _poll(usgs, folder, hours, **rules):
     told = []
-    rules = QuakePolicy(feed=f"{usgs.host}/feed", query=f"{usgs.host}/query", **rules)
+    rules = QuakePolicy(**{"feed": f"{usgs.host}/feed", "query": f"{usgs.host}/query", **rules})
     host = usgs.host.removeprefix("http://")
     policy = Policy(state=str(folder), hosts=(host,), earthquakes=rules)
     return poll(policy, now=utc(STRUCK + hours * HOUR), emit=told.append), told
@@ -83,10 +83,7 @@ def test_poll_asks_for_the_detail_of_candidates_only(usgs, tmp_path):
 
 
 def test_poll_responds_to_a_smaller_one_with_a_landslide_alert(usgs, tmp_path):
-    failure = {"code": "us1", "source": "us", "updateTime": STRUCK, "properties": {"landslide-alert": "orange"}}
-    small = quake("us1", mag=5.4)
-    small["properties"]["products"]["ground-failure"] = [failure]
-    _tell(usgs, small)
+    _tell(usgs, _alerted())
     _, told = _poll(usgs, tmp_path, 1)
     assert "orange landslide alert" in told[0].reason
 
@@ -118,6 +115,32 @@ def test_poll_waits_for_a_detail_that_does_not_come_only_so_long(usgs, tmp_path)
     assert _poll(usgs, tmp_path, 1)[1] == []
     _, told = _poll(usgs, tmp_path, 4)
     assert "a circle of 57 km" in told[0].reason
+
+
+def _alerted(event_id="us1"):
+    """One that only the landslide alert in its detail qualifies."""
+    failure = {"code": event_id, "source": "us", "updateTime": STRUCK, "properties": {"landslide-alert": "orange"}}
+    small = quake(event_id, mag=5.4)
+    small["properties"]["products"]["ground-failure"] = [failure]
+    return small
+
+
+@pytest.mark.parametrize("found", [quake("us1"), _alerted()], ids=["large", "alerted"])
+def test_poll_follows_what_an_outage_hid_although_its_detail_did_not_come(usgs, tmp_path, found):
+    _tell(usgs, quake("us0", mag=4.6))
+    _poll(usgs, tmp_path, -1)
+    usgs.known["us1"] = found  # struck and left the feed while nobody looked
+    usgs.down = {"detail"}
+    _poll(usgs, tmp_path, 2)
+    usgs.down = set()
+    (told,) = _poll(usgs, tmp_path, 2.9)[1]
+    assert "ShakeMap us v1" in told.reason
+
+
+def test_poll_does_not_wait_for_an_alert_where_nobody_can_be_asked(usgs, tmp_path):
+    _tell(usgs, _alerted())
+    done, _ = _poll(usgs, tmp_path, 4, query=None)
+    assert [d.state for d in done.decisions] == ["declined"]
 
 
 def test_poll_takes_the_shakemap_that_came_late_as_a_revision(usgs, tmp_path):
@@ -191,6 +214,16 @@ def test_poll_asks_for_few_details_of_a_flood(usgs, tmp_path):
     assert len([a for a in usgs.asked if "eventid" in a]) == 50
     assert done.warnings[0].startswith("60 earthquakes to ask for")
     assert told == []
+
+
+def test_poll_is_not_good_until_a_flood_that_an_outage_hid_is_asked_for(usgs, tmp_path):
+    _tell(usgs, quake("us0", mag=4.6))
+    _poll(usgs, tmp_path, -1)
+    usgs.known |= {f"us{n}": quake(f"us{n}") for n in range(1, 61)}
+    done, first = _poll(usgs, tmp_path, 40)
+    assert (done.is_good, len(first)) == (False, 50)
+    done, second = _poll(usgs, tmp_path, 40.1)
+    assert (done.is_good, len(second)) == (True, 10)
 
 
 def test_poll_of_an_empty_feed_is_not_good_until_comcat_agrees(usgs, tmp_path):

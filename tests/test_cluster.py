@@ -2,7 +2,10 @@
 
 from urllib.parse import urlsplit
 
+import pytest
+
 from catalog.config import ClusterConfig
+from catalog.schema import InputError
 from flows.cluster import dask_client
 
 
@@ -18,3 +21,9 @@ def test_local_cluster_keeps_no_profile_that_grows_with_the_run():
         (callbacks,) = client.run(lambda dask_worker: sorted(dask_worker.periodic_callbacks)).values()
     assert "heartbeat" in callbacks
     assert "profile" not in callbacks
+
+
+def test_dask_client_refuses_an_address_of_no_scheduler():
+    with pytest.raises(InputError, match="no Dask scheduler answers at foo://x:1"):
+        with dask_client(ClusterConfig(address="foo://x:1")):
+            pass

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from shapely import union_all
 from shapely.geometry import box, mapping
 from stac_server import COLLECTION, StacApi, answering, cog_of, files_of, item_of, listing
 
@@ -233,6 +234,12 @@ def test_checked_scene_of_a_sentinel_item_keeps_what_decodes_it():
     assert set(made.item["assets"]) == {"blue", "green", "red", "nir", "swir16", "swir22", "scl"}
     assert made.item["assets"]["blue"]["raster:bands"] == [{"nodata": 0.0, "offset": -0.1}]
     assert made.item["properties"]["earthsearch:boa_offset_applied"] is True
+
+
+def test_checked_scene_over_the_antimeridian_covers_its_own_ground_only(good):
+    corners = [[179.5, -18], [-179.6, -18], [-179.6, -17], [179.5, -17], [179.5, -18]]
+    made = scene({**good, "geometry": {"type": "Polygon", "coordinates": [corners]}})
+    assert made.footprint.equals(union_all([box(179.5, -18, 180, -17), box(-180, -18, -179.6, -17)]))
 
 
 def test_without_duplicates_keeps_the_newest_processing(good):

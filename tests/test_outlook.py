@@ -1,5 +1,6 @@
 """What there is to be done for an event, as a real STAC API answers; the last version's product is written here."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from shapely.geometry import box
 from catalog.config import parse_config
 from catalog.policy import Policy, load_policy
 from catalog.responses import Response, after_version, read_response, write_area, write_response
+from flows.respond import as_markdown
 from tasks.outlook import detection_of, look, version_of
 
 
@@ -57,6 +59,17 @@ def test_look_before_any_imagery(followed):
     assert found.why == "no post-event imagery yet that shows the area"
     (expected,) = outlook(followed).expected
     assert expected.endswith("not known, it is acquired on order")
+
+
+def test_as_markdown_leaves_a_strangers_text_no_meaning(followed):
+    followed.api.serve()
+    found = outlook(followed)
+    event = found.event.model_copy(update={"title": "M 6 - <img src=x> [a](javascript:b)"})
+    parts = (replace(found.parts[0], told=("an API says <b>\n\n# [now](x)",)),)
+    text = as_markdown(replace(found, event=event, parts=parts))
+    assert "<" not in text
+    assert "an API says &lt;b&gt; \\# \\[now" in text
+    assert "[" not in text.replace("\\[", "")
 
 
 def test_detection_of_a_plan_is_a_configuration(followed):

@@ -158,8 +158,15 @@ def test_published_from_finds_the_version_of_these_items(tmp_path):
     assert published_from(str(tmp_path), "e", "c") is None
 
 
+def test_published_from_says_which_product_is_damaged(tmp_path):
+    (tmp_path / "e/v1").mkdir(parents=True)
+    (tmp_path / "e/v1/run.json").write_text("{")
+    with pytest.raises(StoreError, match=r"v1/run\.json: cannot be read"):
+        published_from(str(tmp_path), "e", "b")
+
+
 def test_observed_by_a_product_that_is_gone(tmp_path):
-    with pytest.raises(StoreError, match="restore the product"):
+    with pytest.raises(StoreError, match=r"restore the product, or move the event's response\.json away"):
         observed_by(str(tmp_path))
 
 

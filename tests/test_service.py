@@ -21,6 +21,7 @@ from catalog.config import parse_config
 from catalog.policy import Policy
 from catalog.schema import InputError
 from catalog.sensors import SENSORS
+from flows.respond import WAITING
 from flows.service import Parts, Service, ServiceError, end_processes, run_service, write_deployments
 
 SECRET = "duty:correct-horse-battery"
@@ -115,6 +116,33 @@ def test_up_says_which_part_died_and_ends_the_others(folder):
     assert not [one for one in family if one.is_running()]
 
 
+PART = """
+import os, sys
+from pathlib import Path
+from threading import Event
+from flows.respond import WAITING
+from flows.service import Parts, Service
+home, sys.executable = Path(sys.argv[1]), sys.argv[2]
+parts = Parts(Service(home), dict(os.environ), Event())
+parts.start("part")
+print(parts.running["part"].pid, flush=True)
+parts.wait("part", lambda: False)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's end")
+def test_a_part_ends_with_an_up_that_is_killed(tmp_path):
+    (tmp_path / "logs").mkdir()
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 100\n")
+    sleeper.chmod(0o755)
+    command = [sys.executable, "-c", PART, str(tmp_path), str(sleeper)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        part = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    wait_until(lambda: not part.is_running() or part.status() == psutil.STATUS_ZOMBIE, within_s=10, what="end")
+
+
 def test_up_refuses_a_port_that_is_taken(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -197,6 +225,12 @@ def test_the_automations_are_such(tmp_path):
     stated += yaml.safe_load((ROOT / "flows/automations.yaml").read_text())["automations"]
     for automation in stated:
         assert AutomationCore.model_validate(automation).trigger.expect
+
+
+def test_no_end_of_a_run_is_taken_for_silence():
+    (silent,) = yaml.safe_load((ROOT / "flows/automations.yaml").read_text())["automations"]
+    ends = {"Completed", WAITING, "Failed", "Cancelled", "Crashed"}
+    assert {f"prefect.flow-run.{end}" for end in ends} <= set(silent["trigger"]["expect"])
 
 
 def test_every_deployment_is_explained_by_the_runbook():

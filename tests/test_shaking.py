@@ -217,8 +217,8 @@ def test_area_of_is_a_circle_where_no_map_can_be_read():
     assert "DTDForbidden" in passed[0]
 
 
-def _dem(path, metres, west=141.0, north=43.0, step=0.01, nodata=-9999.0):
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "crs": "EPSG:4326", "nodata": nodata}
+def _dem(path, metres, west=141.0, north=43.0, step=0.01, nodata=-9999.0, crs="EPSG:4326"):
+    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "crs": crs, "nodata": nodata}
     height, width = metres.shape
     transform = from_origin(west, north, step, step)
     with rasterio.open(path, "w", height=height, width=width, transform=transform, **profile) as target:
@@ -249,6 +249,24 @@ def test_on_land_with_relief_takes_nodata_for_sea(tmp_path):
 def test_on_land_with_relief_says_when_the_dem_is_missing(tmp_path):
     with pytest.raises(InputError, match="correct `dem`"):
         on_land_with_relief(Area(shapely.box(0, 0, 1, 1), "k", "a map"), str(tmp_path / "no.tif"), min_relief_m=0)
+
+
+def test_on_land_with_relief_refuses_a_dem_that_lies_nowhere(tmp_path):
+    path = _dem(tmp_path / "dem.tif", np.ones((10, 10)), crs=None)
+    with pytest.raises(InputError, match="correct `dem`"):
+        on_land_with_relief(Area(shapely.box(141, 42.9, 141.1, 43), "k", "a map"), path, min_relief_m=0)
+
+
+def test_on_land_with_relief_reads_both_sides_of_the_antimeridian_as_finely(tmp_path):
+    metres = np.full((200, 36_000), -50.0)  # sea, but for two islands with mountains
+    for columns in (slice(50, 60), slice(-60, -50)):
+        metres[90:100, columns] = 100.0 + 400.0 * (np.arange(10) % 2)
+    dem = _dem(tmp_path / "dem.tif", metres, west=-180.0, north=1.0)
+    both = split_at_antimeridian(shapely.box(179, -1, 181, 1))
+    area = on_land_with_relief(Area(both, "k", "a map"), dem, min_relief_m=50)
+    one = shapely.box(179.4, 0, 179.5, 0.1)
+    other = shapely.box(-179.5, 0, -179.4, 0.1)
+    assert area.km2 == pytest.approx(area_km2(one) + area_km2(other), rel=0.2)
 
 
 def test_utm_parts_splits_at_zone_borders():
