@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import Any, Final
 
 from prefect.artifacts import (
@@ -24,15 +25,39 @@ ARTIFACT_MAP_PX: Final = 900
 """Longest side of the map in the Prefect UI, which refuses artifacts of megabytes."""
 
 
-def progress_of(title: str) -> Report:
+def _key(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def progress_of(title: str, *, unit: str = "blocks") -> Report:
     """A report that moves a progress artifact of the Prefect UI."""
-    artifact: Any = create_progress_artifact(
-        progress=0.0, key=title.lower().replace(" ", "-"), description=f"{title}: blocks"
-    )
+    artifact: Any = create_progress_artifact(progress=0.0, key=_key(title), description=f"{title}: {unit}")
 
     def report(done: int, total: int) -> None:
         update_progress_artifact(artifact, progress=100.0 * done / max(total, 1))
         _follow(title, done, total)
+
+    return report
+
+
+LOSSES_EVERY: Final = 25
+"""Training steps of a row of the losses' table."""
+
+
+def losses_of(title: str) -> Callable[[int, int, Mapping[str, float]], None]:
+    """A report of a training step: moves the progress, and adds the mean losses of every 25 steps to a table."""
+    progress = progress_of(title, unit="training steps")
+    recent: list[Mapping[str, float]] = []
+    rows: list[dict[str, float]] = []
+
+    def report(step: int, total: int, losses: Mapping[str, float]) -> None:
+        progress(step, total)
+        recent.append(losses)
+        if step % LOSSES_EVERY == 0 or step == total:
+            means = {name: round(mean(told[name] for told in recent), 4) for name in losses}
+            recent.clear()
+            rows.append({"step": step, **means})
+            create_table_artifact(table=rows, key=f"{_key(title)}-losses", description=f"{title}: mean losses so far")
 
     return report
 

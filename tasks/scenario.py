@@ -64,7 +64,7 @@ STEMS: Final[Mapping[str, str]] = {"adapted": "adanet", "fine-tuned": "mffenet"}
 FRESH_SEED: Final = 67280421310721
 """What torch itself seeds a new process with."""
 TOPIC: Final = "landslidenet-network"
-"""Dask topic on which a worker tells how far it is: steps done, steps in all."""
+"""Dask topic on which a worker tells how far it is: steps done, steps in all, the step's losses by name."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def adapt_network(job: AdaptJob) -> None:
         threshold=margin_threshold(
             scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold
         ),
-        on_step=lambda step, _losses: get_worker().log_event(TOPIC, (step, job.config.steps)),
+        on_step=lambda step, losses: get_worker().log_event(TOPIC, (step, job.config.steps, losses)),
         on_round=lambda told, _network: rounds.append(told),
     )  # fmt: skip
     told = _adapted_card(card, job, source=source, target=target, rounds=rounds)
@@ -253,7 +253,8 @@ def fine_tune_network(job: FineTuneJob) -> None:
             )
     start = load_network(Path(job.start), card)
     before = judge(margins_of(start, held, lattice_gsd=card.lattice_gsd), held.masks)
-    watcher = Watcher(on_step=lambda step, _loss: get_worker().log_event(TOPIC, (step, job.config.steps)))
+    steps = job.config.steps
+    watcher = Watcher(on_step=lambda step, loss: get_worker().log_event(TOPIC, (step, steps, {"loss": loss})))
     tuned = fit(start, train, job.config, watcher=watcher)
     after = judge(margins_of(tuned, held, lattice_gsd=card.lattice_gsd), held.masks)
     told = _tuned_card(card, job, tiles=(len(train), len(held)), before=before, after=after)

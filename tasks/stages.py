@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
+from queue import SimpleQueue
 from typing import Any, Final
 
 import psutil
@@ -244,15 +245,19 @@ def run_whole(stage: str, kernel: Callable[..., Any], job: object, *, target: St
 
 
 def run_alone(
-    stage: str, kernel: Callable[..., None], job: object, *, client: Client, topic: str, report: Report
+    stage: str, kernel: Callable[..., None], job: object, *, client: Client, topic: str, report: Callable[..., None]
 ) -> None:
-    """Run a kernel on one worker; `report` hears the (done, total) pairs that it logs under `topic`.
+    """Run a kernel on one worker; `report` is called here with each tuple that the kernel logs under `topic`.
 
     Raises: StoreError, or the kernel's own LandslideError; its cause is what happened.
     """
-    client.subscribe_topic(topic, lambda event: report(*event[1]))  # type: ignore[no-untyped-call]
+    heard: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+    client.subscribe_topic(topic, lambda event: heard.put(event[1]))  # type: ignore[no-untyped-call]
     try:
         future = client.submit(kernel, job, pure=False)
+        future.add_done_callback(lambda _: heard.put(None))  # type: ignore[no-untyped-call]
+        for told in iter(heard.get, None):  # in the task's own thread, whose artifacts are the run's
+            report(*told)
         if (error := future.exception()) is not None:  # type: ignore[no-untyped-call]
             raise _failed(stage, error) from error
     finally:

@@ -34,7 +34,7 @@ from catalog.store import StoreRef
 from catalog.versions import latest_version
 from models.cards import ModelCard, find_weights, load_card
 from tasks import blocks, change, decisions, inference, mapping, polygons, scenario, terrain
-from tasks.artifacts import progress_of, show_product
+from tasks.artifacts import losses_of, progress_of, show_product
 from tasks.inference import Tone
 from tasks.pairing import keep_pairing, pair_epochs
 from tasks.stages import (
@@ -222,7 +222,7 @@ def _settle(prepared: Prepared, post: StoreRef, tone: Tone, *, client: Client, t
     if not weights.is_file() and (kept := scenario.kept_weights(config, plan, prepared.earlier)):
         weights, made = kept, "kept from the version before, whose scenes are still among these"
     elif not weights.is_file():
-        run_alone("network", plan.kernel, plan.job, client=client, topic=scenario.TOPIC, report=progress_of("Network"))
+        run_alone("network", plan.kernel, plan.job, client=client, topic=scenario.TOPIC, report=losses_of("Network"))
         made = "made by this run"
     card = load_card(weights)
     told = f"{plan.title}, {made}"

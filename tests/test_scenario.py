@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from red_slides import write_tiles
 from test_cli import refused, run  # noqa: F401 - a fixture
 
 from catalog.config import RunConfig
+from flows.train import adapt
 from models.augment import Tiles
 from models.cards import find_weights, load_card, load_network
 from models.predictor import Predictor
@@ -80,6 +82,21 @@ def test_adapted_network_is_an_artefact_of_the_event(adapted, tiles, home):
     assert "from 4 labelled tiles (events: A)" in card.data
     assert "no label of the scene was used" in card.split
     assert {"network", "inference"} <= {stage["stage"] for stage in told["provenance"]["stages"]}
+
+
+@pytest.mark.slow
+def test_adaptation_shows_its_losses_in_its_run(scene, tiles, tmp_path, prefect_api):
+    weights = adapt({"post": str(scene["post"]), "name": "sim", "adapt": str(tiles), "network_steps": 2, "block": 512,
+                     "workers": 1, "root": str(tmp_path / "store"), "out": str(tmp_path / "out")})  # fmt: skip
+    assert Path(weights).is_file()
+    asked = {"artifacts": {"key": {"any_": ["network", "network-losses"]}}, "sort": "KEY_ASC"}
+    progress, losses = httpx.post(f"{prefect_api}/artifacts/filter", json=asked).json()
+    assert progress["data"] == 100.0
+    (row,) = json.loads(losses["data"])
+    assert row["step"] == 2
+    assert {"segmentation", "adversarial, main", "adversarial, auxiliary", "discriminators"} < set(row)
+    assert losses["flow_run_id"]
+    assert losses["flow_run_id"] == progress["flow_run_id"]
 
 
 @pytest.mark.slow
