@@ -2,11 +2,12 @@
 
     python benchmarks/adaptation.py [--only adanet ...] [--seeds 0 1 2 3 4] [--table]
 
-The sources are MFFENet light of `benchmarks/accuracy.py`, one a seed. Adapted to the scene; scored on the scene against
-the event's inventory, and on the 13 patches outside it against both annotators. `card` is the threshold of the source's
-validation tiles, `scene` the one that `detect` finds without labels; `oracle` is the best one, which only the labels
-can tell: it says what is left to gain, not what a responder gets. The last method sees target labels too: the source is
-fine-tuned on the inventory in the patches, which an event without labels has not, and scored on the scene.
+The sources are the MFFENets of `benchmarks/accuracy.py` that were started as published, one a seed. Adapted to the
+scene; scored on the scene against the event's inventory, and on the 13 patches outside it against both annotators.
+`card` is the threshold of the source's validation tiles, `scene` the one that `detect` finds without labels; `oracle`
+is the best one, which only the labels can tell: it says what is left to gain, not what a responder gets. The last
+method sees target labels too: the source is fine-tuned on the inventory in the patches, which an event without labels
+has not, and scored on the scene.
 
 One line a method and seed is appended to `benchmarks/results/adaptation.jsonl`; rows that are there are not run again.
 """
@@ -55,6 +56,8 @@ METHODS: Final[Mapping[str, AdaptConfig | TrainConfig | None]] = {
     "ADANet + companions, statistics a domain": AdaptConfig(statistics="per-domain"),
     ORACLE: TrainConfig(steps=AdaptConfig().steps, **FINE_TUNING),
 }
+SOURCE: Final = "published-start"
+"""The network of `benchmarks/accuracy.py` that is adapted, one a seed."""
 MAIN: Final = ("source only", "ADANet", "ADANet + companions")
 MAIN_SEEDS: Final = (0, 1, 2, 3, 4)
 SEEDS: Final = (0, 1, 2)
@@ -62,10 +65,10 @@ SEEDS: Final = (0, 1, 2)
 
 def source_of(seed: int) -> tuple[nn.Module, ModelCard]:
     """The trained network of a seed, with its card. Raises: SystemExit when `accuracy.py` has not made it."""
-    row = next((r for r in NETWORKS.known() if (r["network"], r["seed"]) == ("mffenet", seed)), None)
-    path = WORK / f"mffenet-{seed}.pt"
+    row = next((r for r in NETWORKS.known() if (r["network"], r["seed"]) == (SOURCE, seed)), None)
+    path = WORK / f"{SOURCE}-{seed}.pt"
     if row is None or not path.is_file():
-        raise SystemExit(f"no source of seed {seed}: run benchmarks/accuracy.py --only mffenet --seeds {seed} first")
+        raise SystemExit(f"no source of seed {seed}: run benchmarks/accuracy.py --only {SOURCE} --seeds {seed} first")
     network = create_model("mffenet-lite0")
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
     return network.eval(), card_from(row)

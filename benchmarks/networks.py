@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import segmentation_models_pytorch as smp
-import torch
 from torch import Tensor, nn
 
 from models.augment import Augmentation
 from models.layers import conv_bn_relu
-from models.mffenet import Decoder, EfficientNetLiteTaps, EncoderChannels, MFFENet
+from models.mffenet import Decoder, EfficientNetLiteTaps, EncoderChannels, MFFENet, start_gently, start_head
 from models.pretrained import imagenet_state
 
 WIDTH: Final = 64
@@ -52,6 +51,9 @@ class WithoutResiduals(Decoder):
         """The levels as they are."""
         return a3, a2, a1
 
+    def silence_residuals(self) -> None:
+        """There is none."""
+
 
 class WithoutDensePath(Decoder):
     """Each level sees the next deeper one only, and the head the last one only."""
@@ -69,28 +71,13 @@ class WithoutDensePath(Decoder):
         return self.last_conv(self.second_conv(self.stack((a1, d2), a1.shape[-2:])))
 
 
-def _mffenet(decoder: type[Decoder] = Decoder) -> nn.Module:
+def _as_published(decoder: type[Decoder] = Decoder) -> MFFENet:
     return MFFENet(EfficientNetLiteTaps(pretrained=True), width=WIDTH, decoder=decoder)
 
 
-def _less_dropout() -> nn.Module:
-    network = _mffenet()
-    for part in network.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = min(part.p, LITTLE_DROPOUT)
-    return network
-
-
-def _gentle_start() -> nn.Module:
-    """Little dropout, residual branches that start at nothing, and a head that starts at the share of landslide."""
-    network = _less_dropout()
-    decoder: Any = network.decoder
-    for branch in (decoder.conv_3, decoder.conv_2, decoder.conv_1):
-        nn.init.zeros_(branch[-1].weight)
-    head = decoder.last_conv[-1]
-    nn.init.normal_(head.weight, std=0.01)
-    with torch.no_grad():
-        head.bias.copy_(torch.log(torch.tensor([1 - PRIOR, PRIOR])))
+def _light(decoder: type[Decoder] = Decoder) -> nn.Module:
+    network = _as_published(decoder)
+    start_gently(network)
     return network
 
 
@@ -99,6 +86,11 @@ def _peer(build: Callable[..., nn.Module]) -> nn.Module:
     known = network.encoder.model.state_dict()
     weights = {name: value for name, value in imagenet_state().items() if name in known}
     network.encoder.model.load_state_dict(weights)
+    return network
+
+
+def _head_started(network: nn.Module) -> nn.Module:
+    start_head(network.segmentation_head[0])
     return network
 
 
@@ -113,15 +105,16 @@ class Contender:
 
 
 CONTENDERS: Final[Mapping[str, Contender]] = {
-    "mffenet": Contender("MFFENet light", _mffenet),
+    "mffenet": Contender("MFFENet light", _light),
     "unet": Contender("U-Net", lambda: _peer(smp.Unet)),
     "deeplabv3plus": Contender("DeepLabV3+", lambda: _peer(smp.DeepLabV3Plus)),
-    "no-atf": Contender("MFFENet light without ATF", lambda: _mffenet(WithoutForks)),
-    "no-rcm": Contender("MFFENet light without RCM", lambda: _mffenet(WithoutResiduals)),
-    "no-dense": Contender("MFFENet light without the dense decoder", lambda: _mffenet(WithoutDensePath)),
-    "no-boundary": Contender("MFFENet light with plain cross-entropy", _mffenet, {"cross-entropy": 1.0, "dice": 1.0}),
-    "less-dropout": Contender("MFFENet light with dropout 0.1", _less_dropout),
-    "gentle-start": Contender("MFFENet light, gentle start", _gentle_start),
-    "impulse": Contender("MFFENet light, salt and pepper", _mffenet, augmentation=Augmentation(impulse=0.1)),
+    "published-start": Contender("MFFENet light, started as published", _as_published),
+    "no-atf": Contender("MFFENet light without ATF", lambda: _light(WithoutForks)),
+    "no-rcm": Contender("MFFENet light without RCM", lambda: _light(WithoutResiduals)),
+    "no-dense": Contender("MFFENet light without the dense decoder", lambda: _light(WithoutDensePath)),
+    "no-boundary": Contender("MFFENet light with plain cross-entropy", _light, {"cross-entropy": 1.0, "dice": 1.0}),
+    "impulse": Contender("MFFENet light with salt and pepper", _light, augmentation=Augmentation(impulse=0.1)),
+    "unet-head": Contender("U-Net, its head started alike", lambda: _head_started(_peer(smp.Unet))),
+    "deeplabv3plus-head": Contender("DeepLabV3+, alike", lambda: _head_started(_peer(smp.DeepLabV3Plus))),
 }
 """The peers are trained with the same losses as MFFENet."""

@@ -11,7 +11,7 @@ from typing import Final
 from torch import nn
 
 from models.adanet import ADANet
-from models.mffenet import EfficientNetLiteTaps, MFFENet, ResNetTaps
+from models.mffenet import EfficientNetLiteTaps, MFFENet, ResNetTaps, start_gently
 
 Encoder = Callable[..., ResNetTaps | EfficientNetLiteTaps]
 """Builds an encoder; takes `pretrained`."""
@@ -26,11 +26,15 @@ class Variant:
     width: int
     parameters: int
     summary: str
+    gentle: bool = False
+    """It starts to learn gently, not as published."""
 
 
 VARIANTS: Final = (
-    Variant("lite0-w32", EfficientNetLiteTaps, 32, 3_469_291, "EfficientNet-Lite0, width 32: the fastest"),
-    Variant("lite0", EfficientNetLiteTaps, 64, 4_395_256, "EfficientNet-Lite0, width 64: runs on a laptop"),
+    Variant("lite0-w32", EfficientNetLiteTaps, 32, 3_469_291, "EfficientNet-Lite0, width 32: the fastest", gentle=True),
+    Variant(
+        "lite0", EfficientNetLiteTaps, 64, 4_395_256, "EfficientNet-Lite0, width 64: runs on a laptop", gentle=True
+    ),
     Variant("resnet50", partial(ResNetTaps, "resnet50"), 128, 34_611_886, "ResNet-50, width 128: for one GPU"),
     Variant("resnet101", partial(ResNetTaps, "resnet101"), 256, 71_356_490, "as published, ResNet-101, width 256"),
 )
@@ -59,7 +63,10 @@ class ModelEntry:
 
     def build(self, *, classes: int = 2, pretrained: bool = False) -> nn.Module:
         """A freshly initialised network, its encoder with ImageNet weights if `pretrained`."""
-        return self.network(self.variant.encoder(pretrained=pretrained), width=self.variant.width, classes=classes)
+        network = self.network(self.variant.encoder(pretrained=pretrained), width=self.variant.width, classes=classes)
+        if self.variant.gentle:
+            start_gently(network)
+        return network
 
 
 MODELS: Final[Mapping[str, ModelEntry]] = MappingProxyType(

@@ -282,3 +282,21 @@ def test_fit_learns_red_slides_on_green_ground():
     tiles = _red_slides_on_green()
     margin = predict_margins(network, tiles.images.astype(np.float32), magnify=1)
     assert margin[tiles.masks == 1].mean() > margin[tiles.masks == 0].mean() + 1
+
+
+def test_light_networks_start_gently():
+    torch.manual_seed(0)
+    network = create_model("mffenet-lite0-w32").eval()
+    images = torch.randn(1, 3, 64, 64)
+    levels = network.decoder.fork(*network.scales(images))
+    for before, after in zip(levels, network.decoder.refine(*levels), strict=True):
+        assert torch.equal(before, after)
+    assert network(images).softmax(dim=1)[:, 1].mean().item() == pytest.approx(0.03, abs=0.015)
+    assert {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
+
+
+def test_published_variant_starts_as_published():
+    network = create_model("mffenet-resnet101")
+    assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)] == [0.5, 0.5, 0.1]
+    assert all(branch[-1].weight.std() > 0.01 for branch in (network.decoder.conv_3, network.decoder.conv_1))
+    assert network.decoder.last_conv[-1].bias.abs().max() == 0
