@@ -17,6 +17,7 @@ from prefect.artifacts import (
 )
 
 from catalog.cartography import read_thumbnail
+from catalog.markdown import plain
 from catalog.product import Difference, Product
 from catalog.schema import CHANGES
 from tasks.stages import Report, StageRecord
@@ -86,7 +87,7 @@ def show_product(folder: Path, product: Product, records: list[StageRecord]) -> 
     picture = base64.b64encode(read_thumbnail(folder / "map.png", max_px=ARTIFACT_MAP_PX)).decode()
     head = product.headline
     lines = [
-        f"# {product.title}, version {product.version}",
+        f"# {plain(product.title)}, version {product.version}",
         f"**{head.count} landslides**, {head.area_m2 / 1e6:.3f} km²; {head.observed_percent:.1f} % observed.",
         f"![map](data:image/jpeg;base64,{picture})",
         *(f"- used: {sentence}" for sentence in product.used),
