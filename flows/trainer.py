@@ -61,7 +61,7 @@ def train(
         typer.Option(metavar="EVENTS", show_default="the data set's split", help="Events that validate, e.g. D."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(show_default=_default("seed"), help="The same seed gives the same weights.")
+        int | None, typer.Option(show_default=_default("seed"), help="The same seed and threads give the same weights.")
     ] = None,
     steps: Annotated[int | None, typer.Option(show_default=_default("steps"), help="Steps of the optimiser.")] = None,
     batch: Annotated[int | None, typer.Option(show_default=_default("batch"), help="Crops in a step.")] = None,
