@@ -247,7 +247,7 @@ def checkpoint_step(path: Path, *, identity: str, build: Callable[[], nn.Module]
 def identify(tiles: Tiles, config: TrainConfig) -> str:
     """Digest (sha256, hex) of the configuration and the tiles of a training."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    for array in (tiles.images, tiles.masks):
+    for array in (tiles.images, tiles.masks, tiles.gsd_m):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 

@@ -10,7 +10,7 @@ from models import MODELS, create_model, load_published_checkpoint
 from models.adanet import SOURCE_LABELS, TARGET_LABELS, Discriminator, domain_labels
 from models.augment import Augmentation, Tiles
 from models.losses import LOSSES, boundary_aware_loss, boundary_weight, combine_losses
-from models.training import TrainConfig, Watcher, fit, predict_margins
+from models.training import TrainConfig, Watcher, fit, identify, predict_margins
 
 
 def _count(module):
@@ -260,6 +260,12 @@ def test_fit_refuses_the_checkpoint_of_another_training(tmp_path):
     other = replace(config, learning_rate=0.5)
     with pytest.raises(ValueError, match="another configuration or other tiles"):
         fit(create_model("mffenet-lite0"), _red_slides_on_green(), other, checkpoint=tmp_path / "state.pt")
+
+
+def test_identity_of_a_training_tells_tiles_of_another_pixel_size():
+    tiles = _red_slides_on_green()
+    assert identify(tiles, TrainConfig()) == identify(replace(tiles), TrainConfig())
+    assert identify(tiles, TrainConfig()) != identify(replace(tiles, gsd_m=np.array(3.0)), TrainConfig())
 
 
 def test_fit_stops_early_and_takes_the_best_weights():
