@@ -23,7 +23,7 @@ import torch
 from ground import Ground, patches, predict, scene, tiles
 from networks import CONTENDERS
 from numpy.typing import NDArray
-from rows import Bench, Row, markdown, spread
+from rows import Bench, Row, device_name, markdown, spread
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,7 +31,7 @@ from models.augment import Tiles
 from models.calibration import Calibration, calibration_error, fit_calibration
 from models.cards import ModelCard, find_weights, load_card
 from models.predictor import Predictor
-from models.training import TrainConfig, Watcher, fit
+from models.training import TrainConfig, Watcher, choose_device, fit
 from tasks.evaluation import pixel_scores, scores
 from tasks.thresholds import scene_threshold
 
@@ -79,7 +79,7 @@ def card_of(network: nn.Module, *, reference: tuple[float, float, float]) -> tup
     """A card, calibrated and with its threshold from every second validation tile, and the scores of the others."""
     card = bench_card(threshold=0.5, calibration=UNCALIBRATED, reference=reference)
     ground = tiles("ACD")
-    raw = Predictor(network, card, device="cpu").predict(ground.images, gsd_m=ground.gsd_m).astype(np.float64)
+    raw = Predictor(network, card, device=choose_device()).predict(ground.images, gsd_m=ground.gsd_m).astype(np.float64)
     margin, truth = np.log(raw + 1e-7) - np.log1p(1e-7 - raw), ground.maps["labels"]
     fitted, scored = np.arange(len(truth)) % 2 == 0, np.arange(len(truth)) % 2 == 1
     calibration = fit_calibration(margin[fitted].ravel(), truth[fitted].ravel())
@@ -140,7 +140,7 @@ def noise(predictor: Predictor) -> dict[str, float]:
 
 
 def cost(network: nn.Module) -> dict[str, float]:
-    """Parameters, TFLOP of a 512 px window (a multiply-add is two), seconds of a 256 px window in bf16."""
+    """Parameters, TFLOP of a 512 px window (a multiply-add is two), CPU seconds of a 256 px window in bf16."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
         network.eval()(torch.zeros(1, 3, 512, 512))
@@ -161,7 +161,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
     train = Tiles(read.images, read.maps["labels"].astype(np.uint8))
     network, seconds = trained(name, seed, train)
     card, validation = card_of(network, reference=train.median_rgb())
-    predictor = Predictor(network, card, device="cpu")
+    predictor = Predictor(network, card, device=choose_device())
     left_out = block_b()
     return {
         "network": name,
@@ -175,8 +175,8 @@ def run(name: str, seed: int) -> dict[str, Any]:
         "patches, levelled": new_ground(predictor, patches(), levelled=True),
         "noise": noise(predictor),
         "card": {"threshold": card.threshold, "calibration": asdict(card.calibration), "median_rgb": card.median_rgb},
-        "cost": cost(network),
         "seconds": round(seconds),
+        "device": device_name(),
         "budget": {k: v for k, v in asdict(BUDGET).items() if k in ("steps", "batch", "crop_px", "learning_rate")},
     }
 
@@ -192,14 +192,14 @@ COLUMNS: Final = {
 
 
 def table(rows: list[Row]) -> str:
-    """Mean and spread by network, as Markdown."""
+    """Mean and spread by network, as Markdown; what each one costs is measured now, on this machine's CPU."""
     titles = ["network", "seeds", *COLUMNS, "million weights", "TFLOP / 512 px", "s / 256 px"]
     lines = []
     for name, contender in CONTENDERS.items():
         own = [row for row in rows if row["network"] == name]
         if own:
             cells = [spread(column(row) for row in own) for column in COLUMNS.values()]
-            costs = own[0]["cost"]
+            costs = cost(contender.build())
             price = [f"{costs['parameters'] / 1e6:.2f}", f"{costs['tflop']:.4f}", f"{costs['window_s']:.3f}"]
             lines.append([contender.title, str(len(own)), *cells, *price])
     return markdown(titles, lines)

@@ -26,7 +26,7 @@ import torch
 from accuracy import BENCH as NETWORKS
 from accuracy import WORK, card_from, new_ground
 from ground import patches, scene, tiles, windows
-from rows import Bench, Row, markdown, spread
+from rows import Bench, Row, device_name, markdown, spread
 from torch import nn
 
 from models.adaptation import AdaptConfig, adapt
@@ -34,7 +34,7 @@ from models.augment import Tiles
 from models.cards import ModelCard
 from models.predictor import Predictor
 from models.registry import create_model, extend_to_adanet
-from models.training import TrainConfig, fit
+from models.training import TrainConfig, choose_device, fit
 from tasks.scenario import FINE_TUNING
 from tasks.thresholds import margin_threshold
 
@@ -56,7 +56,7 @@ METHODS: Final[Mapping[str, AdaptConfig | TrainConfig | None]] = {
     "ADANet + companions, statistics a domain": AdaptConfig(statistics="per-domain"),
     ORACLE: TrainConfig(steps=AdaptConfig().steps, **FINE_TUNING),
 }
-SOURCE: Final = "published-start"
+SOURCE: Final = "mffenet"
 """The network of `benchmarks/accuracy.py` that is adapted, one a seed."""
 MAIN: Final = ("source only", "ADANet", "ADANet + companions")
 MAIN_SEEDS: Final = (0, 1, 2, 3, 4)
@@ -99,7 +99,7 @@ def run(method: str, seed: int) -> dict[str, Any]:
             on_round=lambda told, _network: rounds.append(asdict(told)),
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    predictor = Predictor(network, card, device="cpu")
+    predictor = Predictor(network, card, device=choose_device())
     return {
         "method": method,
         "seed": seed,
@@ -107,6 +107,7 @@ def run(method: str, seed: int) -> dict[str, Any]:
         "patches": None if method == ORACLE else new_ground(predictor, patches(), levelled=True),
         "rounds": rounds,
         "seconds": round(seconds),
+        "device": device_name(),
     }
 
 

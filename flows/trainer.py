@@ -84,6 +84,13 @@ def train(
         float | None,
         typer.Option(show_default=_default("landslide_share"), help="Share of crops laid around a landslide."),
     ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            show_default=_default("noise"),
+            help="Largest share of a crop's pixels made black or white (salt and pepper).",
+        ),
+    ] = None,
     epoch_steps: Annotated[
         int | None,
         typer.Option(show_default=_default("epoch_steps"), help="Steps between validations; each saves the state."),
@@ -104,8 +111,8 @@ def train(
     flags = {
         "tiles": tiles, "out": out, "model": model, "leave_out": leave_out,
         "hold_out": hold_out, "landslide_share": landslide_share, "seed": seed, "steps": steps, "batch": batch,
-        "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "epoch_steps": epoch_steps,
-        "patience": patience,
+        "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "noise": noise,
+        "epoch_steps": epoch_steps, "patience": patience,
     }  # fmt: skip
     typer.echo(run_train(as_training_keys(read_config(config)) | given(flags)))
 

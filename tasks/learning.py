@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from catalog.config import TrainRun
 from catalog.schema import InputError, ModelError
 from catalog.training import Row, draw_reliability, draw_training, read_epochs, write_epochs
-from models.augment import Tiles
+from models.augment import Augmentation, Tiles
 from models.calibration import Calibration, calibration_error, fit_calibration, reliability
 from models.cards import ModelCard, lattice_gsd, load_card, save_model
 from models.losses import IGNORE, combine_losses
@@ -104,7 +104,8 @@ def prepare(run: TrainRun) -> Prepared:
             f"`model`: got {run.model!r}; expected one of {', '.join(TRAINABLE)}; an ADANet is made of one of them by "
             "`landslidenet adapt`"
         )
-    config = TrainConfig(**{name: getattr(run, name) for name in TOLD})
+    told = {name: getattr(run, name) for name in TOLD}
+    config = TrainConfig(**told, augmentation=Augmentation(impulse=run.noise))
     try:
         combine_losses(config.losses)
     except ValueError as error:

@@ -272,6 +272,12 @@ def test_training_with_patience_stops_early_and_takes_the_best(tiles, tmp_path):
     assert "epoch with the best F1" in card.split
 
 
+def test_training_with_noise_is_another_training(tiles, tmp_path):
+    plain, noisy = (prepared(tiles, tmp_path / str(noise), noise=noise) for noise in (0.0, 0.2))
+    assert noisy.config.augmentation.impulse == 0.2
+    assert noisy.identity != plain.identity
+
+
 def test_training_that_diverges_is_an_error(tiles, tmp_path):
     with pytest.raises(ModelError, match="training diverged: got a mean loss of nan"):
         trained(prepared(tiles, tmp_path, learning_rate=1e12, steps=8, epoch_steps=8))

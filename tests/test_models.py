@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import MODELS, create_model, load_published_checkpoint
+from models import MODELS, create_model, load_predictor, load_published_checkpoint
 from models.adanet import SOURCE_LABELS, TARGET_LABELS, Discriminator, domain_labels
 from models.augment import Augmentation, Tiles
+from models.cards import find_weights, load_card, load_network
 from models.losses import LOSSES, boundary_aware_loss, boundary_weight, combine_losses
 from models.training import TrainConfig, Watcher, fit, identify, predict_margins
 
@@ -224,6 +225,24 @@ def _red_slides_on_green():
 def _trained(config):
     torch.manual_seed(3)
     return fit(create_model("mffenet-lite0"), _red_slides_on_green(), config)
+
+
+@pytest.mark.parametrize("magnify", [0.5, 2.0])
+def test_margins_are_the_same_in_batches(magnify, monkeypatch):
+    images = np.random.default_rng(0).uniform(0, 255, (3, 64, 96, 3)).astype(np.float32)
+    network = load_network(find_weights("mffenet-lite0"), load_card(find_weights("mffenet-lite0")))
+    alone = predict_margins(network, images, magnify=magnify)
+    monkeypatch.setattr("models.training.batch_on", lambda _device: 2)
+    assert np.allclose(predict_margins(network, images, magnify=magnify), alone, atol=0.05)
+    assert alone.std() > 0.1
+
+
+def test_predictions_are_the_same_in_batches(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+    predictor = load_predictor()
+    alone = predictor.predict(images, gsd_m=5.0)
+    monkeypatch.setattr("models.predictor.batch_on", lambda _device: 2)
+    assert np.allclose(predictor.predict(images, gsd_m=5.0), alone, atol=0.02)
 
 
 def test_fit_is_reproducible():
