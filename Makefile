@@ -40,6 +40,7 @@ bench: env
 	$(BIN)/python benchmarks/invariance.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/warping.py
+	$(BIN)/python benchmarks/devices.py
 
 bench-accuracy: env
 	$(BIN)/python benchmarks/accuracy.py

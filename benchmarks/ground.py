@@ -99,7 +99,7 @@ def predict(predictor: Predictor, ground: Ground, images: NDArray[np.uint8]) -> 
     image, whole, lattice = _scene(ground, images, predictor.card)
     blended = predict_block(
         image, origin=(0, 0), core=whole, scene=whole, lattice=lattice,
-        predict=lambda window: predictor.predict_windows(window[None])[0],
+        predict=predictor.predict_windows,
     )  # fmt: skip
     return np.where(ground.seen[0], blended.probability, np.float32(np.nan))[None]
 

@@ -16,11 +16,6 @@ from models.pretrained import imagenet_state
 
 WIDTH: Final = 64
 ENCODER: Final = "tu-tf_efficientnet_lite0"
-LITTLE_DROPOUT: Final = 0.1
-"""Instead of the published 0.5 in the ASPP and in the head."""
-
-PRIOR: Final = 0.03
-"""Share of landslide at which a gentle start begins."""
 
 
 class WithoutForks(Decoder):

@@ -70,8 +70,10 @@ class Predictor:
         return np.asarray(self._probability(_to_pixels(images))[:, 0].numpy(), dtype=np.float32)
 
     def _probability(self, pixels: Tensor) -> Tensor:
-        batches = torch.split(pixels, batch_on(torch.device(self.device)))
-        return torch.cat([self._forward(batch) for batch in batches])
+        """A GPU's sums depend on the size of a batch: all have one, so that no image's depends on the others."""
+        size = batch_on(torch.device(self.device))
+        full = torch.cat([pixels, pixels[-1:].expand(-len(pixels) % size, -1, -1, -1)])
+        return torch.cat([self._forward(batch) for batch in torch.split(full, size)])[: len(pixels)]
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """Calibrated probability (B, 1, H, W) of images (B, 3, H, W) in 0..255."""

@@ -26,7 +26,7 @@ from models.mffenet import STRIDE
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LARGEST_GRADIENT = 5.0
-GPU_BATCH: Final = 16
+GPU_BATCH: Final = 8
 FIX: Final = "expected this one's; repeat the command as it was to resume, or train into another folder"
 
 Scores = Mapping[str, float]

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -241,7 +240,7 @@ def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
     before, started = predictor.network_s, time.perf_counter()
     blended = inference.predict_block(
         image, origin=(needed.y0, needed.x0), core=core, scene=scene, lattice=lattice,
-        predict=partial(_predict_one, predictor),
+        predict=predictor.predict_windows,
     )  # fmt: skip
     seen = quality.isin(OBSERVED_QUALITY)
     fields = {"probability": blended.probability, "disagreement": blended.disagreement}
@@ -253,10 +252,6 @@ def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
         "predict_s": round(time.perf_counter() - started, 3),
     }
     return store.write_block(job.target, block, data.where(seen), record=record)
-
-
-def _predict_one(predictor: Any, window: NDArray[np.uint8]) -> FloatArray:  # noqa: ANN401 - Predictor
-    return np.asarray(predictor.predict_windows(window[None])[0])
 
 
 def _extent(grid: Grid, window: Window) -> inference.Extent:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -32,7 +33,9 @@ BEND_FROM: Final = 1.4
 GAMMA_RANGE: Final = (0.4, 1.5)
 
 Predict = Callable[[NDArray[np.uint8]], FloatArray]
-"""One window (H, W, 3) uint8 -> landslide probability (H, W) float32."""
+"""Windows (B, H, W, 3) uint8 -> landslide probability (B, H, W) float32."""
+WINDOWS_AT_ONCE: Final = 32
+"""Windows of a block that are drawn before the network sees them: enough to fill a GPU, few enough to hold."""
 
 
 @dataclass(frozen=True)
@@ -220,17 +223,20 @@ def predict_block(
     total, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     highest, lowest = np.full(shape, -1, np.float32), np.full(shape, 2, np.float32)
     taper, count = lattice.taper(), 0
-    for y, x in _window_origins(rows, cols, lattice):
-        window = network_window(image, origin=origin, at=(y, x), scene=scene, lattice=lattice)
-        if window is None:
-            continue
-        count += 1
-        probability = predict(window.pixels)
-        inner, outer = _overlap(y - rows[0], x - cols[0], lattice.window_px, shape)
-        total[outer] += probability[inner] * taper[inner]
-        weight[outer] += taper[inner]
-        highest[outer] = np.maximum(highest[outer], probability[inner])
-        lowest[outer] = np.minimum(lowest[outer], probability[inner])
+    drawn = (
+        ((y, x), window.pixels)
+        for y, x in _window_origins(rows, cols, lattice)
+        if (window := network_window(image, origin=origin, at=(y, x), scene=scene, lattice=lattice)) is not None
+    )
+    while batch := list(islice(drawn, WINDOWS_AT_ONCE)):
+        count += len(batch)
+        predicted = predict(np.stack([pixels for _, pixels in batch]))
+        for ((y, x), _), probability in zip(batch, predicted, strict=True):
+            inner, outer = _overlap(y - rows[0], x - cols[0], lattice.window_px, shape)
+            total[outer] += probability[inner] * taper[inner]
+            weight[outer] += taper[inner]
+            highest[outer] = np.maximum(highest[outer], probability[inner])
+            lowest[outer] = np.minimum(lowest[outer], probability[inner])
     with np.errstate(invalid="ignore", divide="ignore"):
         blended = total / weight
     spread = np.where(weight > 0, highest - lowest, np.nan).astype(np.float32)

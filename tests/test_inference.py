@@ -28,8 +28,8 @@ def _run(core, *, scale, image, predict=None):
     needed = imagery_needed(core, lattice=lattice, scene=SCENE)
     part = image[:, needed.y0 - 100 : needed.y1 - 100, needed.x0 - 40 : needed.x1 - 40]
 
-    def mean_red(window):
-        return (window[..., 0] / 255 * window.mean() / 255).astype(np.float32)
+    def mean_red(windows):
+        return (windows[..., 0] / 255 * windows.mean(axis=(1, 2, 3), keepdims=True)[..., 0] / 255).astype(np.float32)
 
     return predict_block(
         part, origin=(needed.y0, needed.x0), core=core, scene=SCENE, lattice=lattice, predict=predict or mean_red
@@ -50,7 +50,7 @@ def test_predict_block_is_the_same_for_any_blocks(scale):
 
 
 def test_predict_block_of_a_constant_is_that_constant():
-    result = _run(SCENE, scale=1.0, image=_image(), predict=lambda w: np.full(w.shape[:2], 0.3, np.float32))
+    result = _run(SCENE, scale=1.0, image=_image(), predict=lambda w: np.full(w.shape[:3], 0.3, np.float32))
     np.testing.assert_allclose(result.probability, 0.3, atol=1e-6)
     np.testing.assert_allclose(result.disagreement, 0.0, atol=1e-6)
 
