@@ -4,8 +4,8 @@
 
 The sources are the MFFENets of `benchmarks/accuracy.py`, one a seed. Adapted to the scene; scored on the scene against
 the event's inventory, and on the 13 patches outside it against both annotators. `card` is the threshold of the source's
-validation tiles, `scene` the one that `detect` finds without labels; `oracle` is the best one, which only the labels can
-tell: it says what is left to gain, not what a responder gets. The last method sees target labels too: the source is
+validation tiles, `scene` the one that `detect` finds without labels; `oracle` is the best one, which only the labels
+can tell: it says what is left to gain, not what a responder gets. The last method sees target labels too: the source is
 fine-tuned on the inventory in the patches, which an event without labels has not, and scored on the scene.
 
 One line a method and seed is appended to `benchmarks/results/adaptation.jsonl`; rows that are there are not run again.
