@@ -197,22 +197,19 @@ COLUMNS: Final = {
 
 def table(rows: list[Row]) -> str:
     """Mean and spread by network, then by noise, as Markdown; what a network costs is measured now, on this CPU."""
-    by_name = {name: [row for row in rows if row["network"] == name] for name in CONTENDERS}
     titles = ["network", "seeds", *COLUMNS, "million weights", "TFLOP / 512 px", "s / 256 px"]
     lines, noisy = [], []
-    for name, own in by_name.items():
+    for name, contender in CONTENDERS.items():
+        own = [row for row in rows if row["network"] == name]
         if not own:
             continue
-        contender = CONTENDERS[name]
         cells = [spread(column(row) for row in own) for column in COLUMNS.values()]
         costs = cost(contender.build())
         price = [f"{costs['parameters'] / 1e6:.2f}", f"{costs['tflop']:.4f}", f"{costs['window_s']:.3f}"]
         lines.append([contender.title, str(len(own)), *cells, *price])
         noisy.append([contender.title, *(spread(row["noise"][f"{share:.0%}"] for row in own) for share in NOISE)])
-    shares = [f"{share:.0%}" for share in NOISE]
-    return (
-        f"{markdown(titles, lines)}\n\nF1 by the share of salt and pepper:\n\n{markdown(['network', *shares], noisy)}"
-    )
+    by_noise = markdown(["network", *(f"{share:.0%}" for share in NOISE)], noisy)
+    return f"{markdown(titles, lines)}\n\nF1 by the share of salt and pepper:\n\n{by_noise}"
 
 
 BENCH: Final = Bench(
