@@ -184,6 +184,8 @@ class TrainRun(Strict):
     """Folder for weights, card and plots: one training each."""
     model: str = DEFAULT_MODEL
     """A registered architecture."""
+    start: str | None = None
+    """Weights to go on from: a registered name, a folder or a file with its card; None = ImageNet's."""
     leave_out: tuple[str, ...] = ()
     """Events (Landslide4Sense: letters of id blocks) that take no part."""
     hold_out: tuple[str, ...] = ()

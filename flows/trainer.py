@@ -52,6 +52,14 @@ def train(
         str | None,
         typer.Option(metavar="NAME", show_default=_default("model"), help="A network of `landslidenet models`."),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            show_default="ImageNet's encoder",
+            help="Go on from trained weights: a name of `landslidenet models` or a .safetensors file with its card.",
+        ),
+    ] = None,
     leave_out: Annotated[
         str | None,
         typer.Option(metavar="EVENTS", show_default="none", help="Events (id blocks) that take no part, e.g. A,B."),
@@ -109,7 +117,7 @@ def train(
     A training that was killed goes on at its last epoch when the same command is run again.
     """
     flags = {
-        "tiles": tiles, "out": out, "model": model, "leave_out": leave_out,
+        "tiles": tiles, "out": out, "model": model, "start": start, "leave_out": leave_out,
         "hold_out": hold_out, "landslide_share": landslide_share, "seed": seed, "steps": steps, "batch": batch,
         "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "noise": noise,
         "epoch_steps": epoch_steps, "patience": patience,

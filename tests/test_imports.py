@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
 SHELLS = {
     "tasks.steps", "tasks.story", "tasks.pairing", "tasks.scenario", "tasks.blocks", "tasks.stages", "tasks.samples",
-    "tasks.learning", "tasks.review", "tasks.mapping", "tasks.outlook", "tasks.artifacts",
+    "tasks.learning", "tasks.judging", "tasks.review", "tasks.mapping", "tasks.outlook", "tasks.artifacts",
 }  # fmt: skip
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 

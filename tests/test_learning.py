@@ -20,7 +20,7 @@ from catalog.config import TrainRun, parse_training
 from catalog.schema import InputError, ModelError
 from catalog.training import read_epochs, write_epochs
 from models.calibration import reliability
-from models.cards import find_weights, load_card
+from models.cards import find_weights, load_card, load_network
 from models.losses import LOSSES
 from models.training import TrainConfig
 from tasks import learning
@@ -119,6 +119,8 @@ def test_training_events_held_out_are_a_list(text, events):
         ("learning_rate: -1", "`learning_rate`: Input should be greater than 0"),
         ("patience: soon", "`patience`: Input should be a valid integer"),
         ("model: unet", "`model`: got 'unet'; expected one of mffenet-lite0-w32"),
+        ("start: nowhere.safetensors", "`start`: model: no weights for 'nowhere.safetensors'"),
+        ("start: mffenet-lite0\nmodel: mffenet-lite0-w32", "got weights of mffenet-lite0; expected mffenet-lite0-w32"),
         ("model: adanet-lite0", "an ADANet is made of one of them by `landslidenet adapt`"),
         ("loss: [hinge=1]", "got ['hinge']; expected some of boundary, "),
         ("loss: {dice: 0}", "`losses.dice`: Input should be greater than 0"),
@@ -276,6 +278,26 @@ def test_training_with_noise_is_another_training(tiles, tmp_path):
     plain, noisy = (prepared(tiles, tmp_path / str(noise), noise=noise) for noise in (0.0, 0.2))
     assert noisy.config.augmentation.impulse == 0.2
     assert noisy.identity != plain.identity
+
+
+def test_training_goes_on_from_weights(tiles, whole, tmp_path):
+    one = prepared(tiles, tmp_path, start=str(whole.weights), steps=1, learning_rate=1e-9)
+    card, before = trained(one), load_card(whole.weights)
+    ours, theirs = (load_network(weights, load_card(weights)).state_dict() for weights in (one.weights, whole.weights))
+    learned = [name for name in ours if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in learned)
+    assert card.training["start_sha256"] == before.weights_sha256
+    title = f"mffenet-lite0-w32 {before.weights_sha256[:12]}"
+    assert f"started from {title} weights, made of {before.data}" in card.data
+    assert before.split in card.split
+    assert card.mlm["mlm:pretrained_source"] == title
+
+
+def test_training_from_other_weights_is_another_training(tiles, whole, tmp_path):
+    prepared(tiles, tmp_path, start=str(whole.out))
+    trained(prepared(tiles, tmp_path))
+    with pytest.raises(InputError, match="of another training"):
+        prepared(tiles, tmp_path, start=str(whole.out))
 
 
 def test_training_that_diverges_is_an_error(tiles, tmp_path):
