@@ -202,6 +202,8 @@ class TrainRun(Strict):
     """Share of crops that are laid around a landslide."""
     noise: float = Field(default=0.0, ge=0, lt=1)
     """Largest share of a crop's pixels made black or white (salt and pepper)."""
+    cloud: float = Field(default=0.0, ge=0, le=1)
+    """Share of crops that lie under painted cloud and its shadow."""
     epoch_steps: int = Field(default=90, ge=1)
     """Steps after which the network is validated and the state saved."""
     patience: int | None = Field(default=None, ge=1)

@@ -99,6 +99,10 @@ def train(
             help="Largest share of a crop's pixels made black or white (salt and pepper).",
         ),
     ] = None,
+    cloud: Annotated[
+        float | None,
+        typer.Option(show_default=_default("cloud"), help="Share of crops under painted cloud and its shadow."),
+    ] = None,
     epoch_steps: Annotated[
         int | None,
         typer.Option(show_default=_default("epoch_steps"), help="Steps between validations; each saves the state."),
@@ -119,7 +123,7 @@ def train(
     flags = {
         "tiles": tiles, "out": out, "model": model, "start": start, "leave_out": leave_out,
         "hold_out": hold_out, "landslide_share": landslide_share, "seed": seed, "steps": steps, "batch": batch,
-        "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "noise": noise,
+        "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "noise": noise, "cloud": cloud,
         "epoch_steps": epoch_steps, "patience": patience,
     }  # fmt: skip
     typer.echo(run_train(as_training_keys(read_config(config)) | given(flags)))

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from models.clouds import under_cloud
+
 MOSAIC_TILES = 4
 REFERENCE_GSD_M = 10.0
 """The pixel size that `Augmentation.zoom` is told for; a tile without one has it."""
@@ -152,6 +154,8 @@ class Augmentation:
     """Spread of the logarithm of a gain on red that green has the inverse of: vegetation dries, or greens. 0 = off."""
     impulse: float = 0.0
     """Largest share of pixels made black or white (salt and pepper): a crop's is drawn evenly up to it. 0 = off."""
+    cloud: float = 0.0
+    """Share of crops that lie under broken cloud and its shadow; what it hides is no landslide. 0 = off."""
 
 
 class Sampler:
@@ -196,7 +200,11 @@ class Sampler:
         picks = np.concatenate([picks, group[rng.integers(len(group), size=across**2 - MOSAIC_TILES)]])
         image, mask = (_mosaic(each[picks], across) for each in (self.tiles.images, self.tiles.masks))
         pixels, labels = self._crop(image.astype(np.float32), mask, side=side, focused=focused)
-        return self._relight(pixels), labels
+        seen = self._relight(pixels)
+        if self.augmentation.cloud > 0 and rng.random() < self.augmentation.cloud:
+            seen, hidden = under_cloud(seen, rng=rng)
+            labels = labels.masked_fill(hidden & (labels == 1), 0)
+        return seen, labels
 
     def _pick(self, *, focused: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tiles of one pixel size, and four drawn of them, the first with a landslide when focused."""

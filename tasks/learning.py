@@ -115,7 +115,7 @@ def prepare(run: TrainRun) -> Prepared:
         )
     start = _find_start(run)
     told = {name: getattr(run, name) for name in TOLD} | {"start_sha256": start and start.card.weights_sha256}
-    config = TrainConfig(**told, augmentation=Augmentation(impulse=run.noise))
+    config = TrainConfig(**told, augmentation=Augmentation(impulse=run.noise, cloud=run.cloud))
     try:
         combine_losses(config.losses)
     except ValueError as error:
