@@ -204,3 +204,28 @@ def test_impulse_noise_makes_pixels_black_or_white_in_all_bands_and_leaves_the_o
     assert black.float().mean().item() == pytest.approx(white.float().mean().item(), abs=0.03)
     assert 0.01 < (black | white).float().mean() < 0.42
     assert torch.equal(before[:, ~(black | white)], after[:, ~(black | white)])
+
+
+def test_cloud_hides_landslides_and_leaves_what_lies_beside_it_and_its_shadow():
+    slides = Tiles(np.full((4, 96, 96, 3), 60, np.uint8), np.ones((4, 96, 96), np.uint8))
+    clear, cloudy = (
+        Sampler(slides, replace(STILL, cloud=share), crop_px=96, rng=np.random.default_rng(2)) for share in (0.0, 1.0)
+    )
+    (before, landslide), (after, seen) = clear.sample(), cloudy.sample()
+    hidden = seen == 0
+    assert landslide.all()
+    assert 0.01 < hidden.float().mean() < 0.6
+    assert after[:, hidden].mean() > before[:, hidden].mean() + 50
+    shade = (after - before).mean(dim=0)
+    assert (shade < -10).any(), "a shadow"
+    assert (shade.abs() <= 1).float().mean() > 0.1, "ground that is clear"
+
+
+def test_cloud_lies_over_its_share_of_crops_and_keeps_unlabelled_ground():
+    masks = np.full((4, 64, 64), UNLABELLED, np.uint8)
+    masks[:, :32] = 0
+    tiles = Tiles(np.full((4, 64, 64, 3), 60, np.uint8), masks)
+    sampler = Sampler(tiles, replace(STILL, cloud=0.25), crop_px=64, rng=np.random.default_rng(0))
+    images, labels = sampler.batch(60)
+    assert 0.1 < (images.amax(dim=(1, 2, 3)) > 140).float().mean() < 0.4
+    assert (labels == UNLABELLED).float().mean() == pytest.approx(0.5, abs=0.1)

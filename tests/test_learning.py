@@ -274,10 +274,11 @@ def test_training_with_patience_stops_early_and_takes_the_best(tiles, tmp_path):
     assert "epoch with the best F1" in card.split
 
 
-def test_training_with_noise_is_another_training(tiles, tmp_path):
-    plain, noisy = (prepared(tiles, tmp_path / str(noise), noise=noise) for noise in (0.0, 0.2))
-    assert noisy.config.augmentation.impulse == 0.2
-    assert noisy.identity != plain.identity
+@pytest.mark.parametrize(("key", "field"), [("noise", "impulse"), ("cloud", "cloud")])
+def test_training_with_noise_or_cloud_is_another_training(tiles, tmp_path, key, field):
+    plain, other = (prepared(tiles, tmp_path / str(share), **{key: share}) for share in (0.0, 0.2))
+    assert getattr(other.config.augmentation, field) == 0.2
+    assert other.identity != plain.identity
 
 
 def test_training_goes_on_from_weights(tiles, whole, tmp_path):
