@@ -23,7 +23,7 @@ import torch
 from ground import Ground, patches, predict, scene, tiles
 from networks import CONTENDERS
 from numpy.typing import NDArray
-from rows import Bench, Row, device_name, markdown, spread
+from rows import Bench, Row, markdown, spread
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,7 +31,7 @@ from models.augment import Tiles
 from models.calibration import Calibration, calibration_error, fit_calibration
 from models.cards import ModelCard, find_weights, load_card
 from models.predictor import Predictor
-from models.training import TrainConfig, Watcher, choose_device, fit
+from models.training import TrainConfig, Watcher, choose_device, device_name, fit
 from tasks.evaluation import pixel_scores, scores
 from tasks.thresholds import scene_threshold
 

@@ -24,7 +24,7 @@ import torch
 from accuracy import BENCH as NETWORKS
 from accuracy import WORK, card_from, new_ground
 from ground import patches, scene, tiles, windows
-from rows import Bench, Row, device_name, markdown, spread
+from rows import Bench, Row, markdown, spread
 from torch import nn
 
 from models.adaptation import AdaptConfig, adapt
@@ -32,7 +32,7 @@ from models.augment import Tiles
 from models.cards import ModelCard
 from models.predictor import Predictor
 from models.registry import create_model, extend_to_adanet
-from models.training import TrainConfig, choose_device, fit
+from models.training import TrainConfig, choose_device, device_name, fit
 from tasks.scenario import FINE_TUNING
 from tasks.thresholds import margin_threshold
 

@@ -15,11 +15,12 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rows import device_name, markdown
+from rows import markdown
 
 from models.cards import find_weights, load_card, load_network
 from models.predictor import Predictor
 from models.registry import create_model
+from models.training import device_name
 
 WINDOW_PX: Final = 512
 BATCHES: Final = {"cpu": (1, 4), "cuda": (1, 8, 16)}

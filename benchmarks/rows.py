@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
-
 Row = dict[str, Any]
 
 
@@ -49,11 +47,6 @@ class Bench:
                     results.write(line + "\n")
                 print(line, flush=True)
         print(self.table(self.known()))
-
-
-def device_name() -> str:
-    """What networks run on: the name of the GPU, or `cpu`."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def spread(values: Iterable[float]) -> str:

@@ -175,21 +175,39 @@ class RunConfig(Strict):
         return min(INNER_CHUNK_PX, self.block_px)
 
 
-class TrainRun(Strict):
-    """Everything a training is told; the numbers' defaults are those of `models.training.TrainConfig`."""
+class TileRun(Strict):
+    """Labelled tiles, how they are split, and where what is made of them goes."""
 
     tiles: str
     """Folder of labelled tiles."""
     out: str
-    """Folder for weights, card and plots: one training each."""
-    model: str = DEFAULT_MODEL
-    """A registered architecture."""
-    start: str | None = None
-    """Weights to go on from: a registered name, a folder or a file with its card; None = ImageNet's."""
+    """Folder for weights, card and plots: one network each."""
     leave_out: tuple[str, ...] = ()
     """Events (Landslide4Sense: letters of id blocks) that take no part."""
     hold_out: tuple[str, ...] = ()
     """Events that validate; without any the data set's own split does, or one in space."""
+
+    @field_validator("leave_out", "hold_out", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """`A,B` is a list of two, an empty text of none."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class AverageRun(TileRun):
+    """Everything that averaging is told."""
+
+    weights: tuple[str, ...] = Field(min_length=2)
+    """Files or folders of trainings that went on from the same weights."""
+
+
+class TrainRun(TileRun):
+    """Everything a training is told; the numbers' defaults are those of `models.training.TrainConfig`."""
+
+    model: str = DEFAULT_MODEL
+    """A registered architecture."""
+    start: str | None = None
+    """Weights to go on from: a registered name, a folder or a file with its card; None = ImageNet's."""
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=900, ge=1)
     batch: int = Field(default=16, ge=2)
@@ -220,12 +238,6 @@ class TrainRun(Strict):
             raise ValueError("a loss is given twice; expected each NAME=WEIGHT once")
         return {name: weight if equals else 1.0 for name, equals, weight in pairs}
 
-    @field_validator("leave_out", "hold_out", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        """`A,B` is a list of two, an empty text of none."""
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
 
 def is_event_id(text: str) -> bool:
     """Whether an event may be called so.
@@ -253,6 +265,17 @@ def parse_training(values: Mapping[str, Any]) -> TrainRun:
     {'dice': 1.0, 'focal': 0.5}
     """
     return _parse(TrainRun, as_training_keys(values))
+
+
+def parse_average(values: Mapping[str, Any]) -> AverageRun:
+    """The checked configuration of an average.
+
+    Raises: InputError naming each key that does not fit, what was expected and what was got.
+
+    >>> parse_average({"weights": ["a", "b"], "tiles": "tiles", "out": "out", "leave-out": "B"}).leave_out
+    ('B',)
+    """
+    return _parse(AverageRun, _renamed(values, {}))
 
 
 Config = TypeVar("Config", bound=Strict)

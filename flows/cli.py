@@ -22,7 +22,7 @@ for of_files in (analyst.detect, analyst.adapt):
     app.command(cls=ManyFiles)(of_files)
 for command in (
     demonstration.simulate, analyst.evaluate, demonstration.demo, trainer.models, trainer.train,
-    duty.respond, duty.watch, duty.up,
+    trainer.average, duty.respond, duty.watch, duty.up,
 ):  # fmt: skip
     app.command()(command)
 

@@ -1,4 +1,4 @@
-"""Train a network on labelled tiles, bring one to a scene, score a product: each with its artifacts."""
+"""Train a network on labelled tiles, average trainings, bring one to a scene, score a product: with their artifacts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from catalog.config import RunConfig, TrainRun, parse_config, parse_training
+from catalog.config import AverageRun, RunConfig, TrainRun, parse_average, parse_config, parse_training
 from flows.cluster import all_threads, dask_client
-from tasks import learning, review, steps
+from tasks import averaging, learning, review, steps
 
 REPORT_EVERY: Final = 25
 Follow = Callable[[str, int, int], None]
@@ -27,6 +27,12 @@ def _run_name() -> str:
     run = runtime.flow_run.parameters["run"]
     values = run if isinstance(run, dict) else run.model_dump()
     return f"{values.get('model', 'default model')} · seed {values.get('seed', 0)}"
+
+
+def _mean_name() -> str:
+    run = runtime.flow_run.parameters["run"]
+    values = run if isinstance(run, dict) else run.model_dump()
+    return f"mean of {len(values.get('weights', ()))} · {values.get('out', 'no folder')}"
 
 
 def _scene_name() -> str:
@@ -85,6 +91,26 @@ def train(run: TrainRun | dict[str, Any], *, follow: Follow | None = None) -> st
         log.info("going on at step %d of %d", prepared.step, prepared.config.steps)
     network, rows = learning.train_network(prepared, on_step=_reporter(prepared, follow), on_epoch=_show_epochs)
     card = learning.publish_network(prepared, network, rows)
+    log.info("threshold %.2f, %s", card.threshold, card.metrics)
+    return str(prepared.weights)
+
+
+@flow(name="average", flow_run_name=_mean_name, validate_parameters=False)
+def average(run: AverageRun | dict[str, Any]) -> str:
+    """The mean of several trainings with a model card of its own; returns the weights file.
+
+    Args:
+        run: Keys and values: weights, tiles, out, leave_out, hold_out.
+
+    Raises: InputError for inputs that cannot be worked with.
+
+    """
+    log = get_run_logger()
+    prepared = averaging.prepare(parse_average(run) if isinstance(run, dict) else run)
+    if prepared.finished:
+        log.info("%s is averaged already", prepared.weights)
+        return str(prepared.weights)
+    card = averaging.publish_mean(prepared)
     log.info("threshold %.2f, %s", card.threshold, card.metrics)
     return str(prepared.weights)
 

@@ -1,4 +1,4 @@
-"""Commands of those who train: which networks there are, and a training."""
+"""Commands of those who train: which networks there are, a training, the mean of several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from catalog.config import TrainRun, as_training_keys, parse_training
+from catalog.config import TrainRun, as_training_keys, parse_average, parse_training
 from flows.terminal import err_console, flow_run, given, out_console, read_config
 
 
@@ -142,3 +142,39 @@ def run_train(values: dict[str, Any]) -> Path:
 
     with flow_run() as follow:
         return Path(train_flow(run, follow=follow))
+
+
+def average(
+    weights: Annotated[
+        list[str],
+        typer.Argument(metavar="WEIGHTS...", help="Two or more trainings on from the same weights: files or folders."),
+    ],
+    tiles: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="The tiles of those trainings: they judge the mean.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder for weights, model card and plot.")] = None,
+    leave_out: Annotated[
+        str | None, typer.Option(metavar="EVENTS", show_default="none", help="As in the trainings.")
+    ] = None,
+    hold_out: Annotated[
+        str | None, typer.Option(metavar="EVENTS", show_default="the data set's split", help="As in the trainings.")
+    ] = None,
+) -> None:
+    """Average trainings on from the same weights, with a card of its own. The last line is the weights file."""
+    flags = {"weights": weights, "tiles": tiles, "out": out, "leave_out": leave_out, "hold_out": hold_out}
+    typer.echo(run_average(given(flags)))
+
+
+def run_average(values: dict[str, Any]) -> Path:
+    """The mean weights of these configuration values; what is there already is not made again."""
+    from tasks import averaging
+
+    run = parse_average(values)
+    prepared = averaging.prepare(run)
+    if prepared.finished:
+        err_console.print(f"{prepared.weights} is averaged already: nothing to do", markup=False, soft_wrap=True)
+        return prepared.weights
+    from flows.train import average as average_flow
+
+    with flow_run():
+        return Path(average_flow(run))

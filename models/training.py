@@ -89,6 +89,11 @@ def choose_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_name() -> str:
+    """What networks run on: the name of the GPU, or `cpu`."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
 def batch_on(device: torch.device) -> int:
     """Images that a network takes at once when it predicts: one was fastest on CPUs, a GPU waits for more."""
     return 1 if device.type == "cpu" else GPU_BATCH

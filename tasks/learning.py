@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from catalog.config import TrainRun
+from catalog.config import TileRun, TrainRun
 from catalog.schema import InputError, ModelError
 from catalog.training import Row, draw_reliability, draw_training, read_epochs, write_epochs
 from models.augment import Augmentation, Tiles
@@ -22,7 +22,7 @@ from models.losses import combine_losses
 from models.mffenet import MFFENet
 from models.mlm import mlm_fields
 from models.registry import MODELS, create_model
-from models.training import Epoch, TrainConfig, Watcher, checkpoint_step, fit, identify
+from models.training import Epoch, TrainConfig, Watcher, checkpoint_step, device_name, fit, identify
 from tasks.judging import UNCALIBRATED, at_best_threshold, judge, margins_of
 from tasks.samples import Samples, open_samples
 
@@ -120,7 +120,7 @@ def prepare(run: TrainRun) -> Prepared:
         combine_losses(config.losses)
     except ValueError as error:
         raise InputError(str(error)) from None
-    samples = _open_samples(run)
+    samples = open_labelled(run)
     identity = identify(samples.train, config)
     try:
         Path(run.out).mkdir(parents=True, exist_ok=True)
@@ -149,8 +149,11 @@ def _find_start(run: TrainRun) -> Start | None:
     return Start(weights, card)
 
 
-def _open_samples(run: TrainRun) -> Samples:
-    """Training and validation tiles, each with landslides and other ground."""
+def open_labelled(run: TileRun) -> Samples:
+    """Training and validation tiles, each with landslides and other ground.
+
+    Raises: InputError when they cannot be used.
+    """
     samples = open_samples(run.tiles, left_out=run.leave_out, held_out=run.hold_out)
     validation = samples.validation.masks
     for what, masks in (("training", samples.train.masks), ("even validation", validation[::2])):
@@ -259,22 +262,27 @@ def _validation(tiles: Tiles) -> Callable[[torch.nn.Module], dict[str, float]]:
 
 def publish_network(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) -> ModelCard:
     """Weights, card and reliability diagram; the checkpoint goes."""
-    judged = judge(
-        margins_of(network, prepared.samples.validation, lattice_gsd=LATTICE_GSD), prepared.samples.validation.masks
+    facts = _facts(prepared, network, rows)
+    card = publish_judged(
+        network, prepared.out, prepared.samples.validation, facts=facts, seeds={"seed": prepared.config.seed}
     )
-    card = save_model(
-        network,
-        prepared.out,
-        card=_facts(prepared, network, rows)
-        | {
-            "calibration": judged.calibration,
-            "threshold": judged.threshold,
-            "metrics": {"seed": prepared.config.seed, **{f"validation_{k}": v for k, v in judged.scores.items()}},
-            "reliability": judged.reliability,
-        },
-    )
-    draw_reliability(prepared.out / "reliability.png", judged.reliability)
     prepared.state.unlink(missing_ok=True)
+    return card
+
+
+def publish_judged(
+    network: torch.nn.Module, out: Path, validation: Tiles, *, facts: dict[str, Any], seeds: dict[str, Any]
+) -> ModelCard:
+    """Weights, reliability diagram and card, with calibration, threshold and metrics of these validation tiles."""
+    judged = judge(margins_of(network, validation, lattice_gsd=LATTICE_GSD), validation.masks)
+    said = {
+        "calibration": judged.calibration,
+        "threshold": judged.threshold,
+        "metrics": seeds | {f"validation_{k}": v for k, v in judged.scores.items()},
+        "reliability": judged.reliability,
+    }
+    card = save_model(network, out, card=facts | said)
+    draw_reliability(out / "reliability.png", judged.reliability)
     return card
 
 
@@ -300,7 +308,8 @@ def _facts(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) ->
             f"are {chosen}; calibrated on every second validation tile, ECE on the others, threshold by F1 on all"
             + (f"; the weights it started from had: {start.card.split}" if start else "")
         ),
-        "training": asdict(prepared.config) | {"steps_done": int(rows[-1]["step"]), "identity": prepared.identity},
+        "training": asdict(prepared.config)
+        | {"steps_done": int(rows[-1]["step"]), "identity": prepared.identity, "device": device_name()},
         "limits": (*LIMITS, *samples.limits),
         "mlm": mlm_fields(network, name=name, bands=bands, window_px=WINDOW_PX, pretrained_source=before),
     }

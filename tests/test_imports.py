@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
 SHELLS = {
     "tasks.steps", "tasks.story", "tasks.pairing", "tasks.scenario", "tasks.blocks", "tasks.stages", "tasks.samples",
-    "tasks.learning", "tasks.judging", "tasks.review", "tasks.mapping", "tasks.outlook", "tasks.artifacts",
+    "tasks.learning", "tasks.judging", "tasks.averaging", "tasks.review", "tasks.mapping", "tasks.outlook",
+    "tasks.artifacts",
 }  # fmt: skip
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
@@ -20,7 +21,7 @@ FLOWS_REACH = {
     "catalog.responses", "catalog.retention", "catalog.schema", "catalog.watching",
     "catalog.watchlist", "catalog.web",
     # the steps, what is followed of them, and the shells that need no Prefect
-    "tasks.artifacts", "tasks.learning", "tasks.outlook", "tasks.review", "tasks.stages",
+    "tasks.artifacts", "tasks.averaging", "tasks.learning", "tasks.outlook", "tasks.review", "tasks.stages",
     "tasks.steps", "tasks.story",
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
