@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.calibration import Calibration
@@ -89,7 +89,7 @@ def save_model(network: nn.Module, folder: Path, *, card: dict[str, Any]) -> Mod
     path = folder / f"{card['name']}.safetensors"
     partial = path.with_suffix(".partial")
     state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in state.items()}, partial)
+    partial.write_bytes(save({k: v.contiguous() for k, v in state.items()}))
     complete = ModelCard(**card, weights_sha256=sha256_of(partial))
     path.with_suffix(".json").write_text(json.dumps(asdict(complete), indent=2) + "\n")
     partial.replace(path)
