@@ -71,7 +71,7 @@ def _refuse_strangers(members: tuple[tuple[Path, ModelCard], ...]) -> None:
     begun = reference.training.get("start_sha256")
     if begun is None:
         raise InputError(
-            f"`weights` {first}: got a training that began with a fresh network; expected trainings on from the same "
+            f"`weights` {first}: got weights that were not trained on from others; expected trainings on from the same "
             "weights (`landslidenet train --start`): the mean of others is no network"
         )
     for weights, card in others:

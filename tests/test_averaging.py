@@ -101,7 +101,7 @@ def test_average_of_trainings_that_do_not_belong_together_is_refused(tiles, trai
     fresh, one, two = trainings
     training = load_card(two).training
     cases = {
-        "began with a fresh network; expected trainings on from the same weights": [fresh, one],
+        "not trained on from others; expected trainings on from the same weights": [fresh, one],
         "got a training on from None; expected one from": [one, fresh],
         "got a training on from aaaaaaaaaaaa; expected one from": [
             one, copied(two, tmp_path / "begun", training=training | {"start_sha256": "a" * 64})
