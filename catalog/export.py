@@ -25,6 +25,7 @@ import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
@@ -54,8 +55,8 @@ log = logging.getLogger(__name__)
 
 Writer = Callable[[Product, Path], Path]
 
-UNWRITABLE: Final = (OSError, RasterioError, DataSourceError, DataLayerError, sqlite3.Error)
-"""What the writers raise of a disk that is full or cannot be written to."""
+UNWRITABLE: Final = (OSError, RasterioError, CPLE_BaseError, DataSourceError, DataLayerError, sqlite3.Error)
+"""What the writers raise of a disk that is full or cannot be written to; GDAL's copy raises errors of its own."""
 
 PREVIEW_PX: Final = 2000
 GDAL_OPTIONS: Final = {"GDAL_CACHEMAX": 128, "GDAL_NUM_THREADS": "1", "GDAL_PAM_ENABLED": "NO"}
@@ -91,10 +92,16 @@ def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, A
         write_collection(product, event_dir)
     except UNWRITABLE as error:
         raise StoreError(
-            f"{final}: cannot be written ({error}); nothing was published; make room, then run the same command "
-            "again: finished blocks are kept"
+            f"{final}: cannot be written ({error}; {_free_mb(out):.1f} MB free); nothing was published; make room, "
+            "then run the same command again: finished blocks are kept"
         ) from error
     return final
+
+
+def _free_mb(folder: Path) -> float:
+    """Free space where a folder is, or would be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free / 1e6
 
 
 def _write_all(product: Product, folder: Path, *, closing: Callable[[], Mapping[str, Any]]) -> None:

@@ -112,7 +112,7 @@ def test_training_events_held_out_are_a_list(text, events):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("step: 3", "unknown key `step`; expected one of: tiles, out, model"),
+        ("step: 3", "unknown key `step`; expected one of: tiles, out, leave_out"),
         ("steps: 0", "`steps`: Input should be greater than or equal to 1 (got 0)"),
         ("crop: 100", "`crop_px`: Input should be a multiple of 16 (got 100)"),
         ("batch: 1", "`batch`: Input should be greater than or equal to 2"),
@@ -233,7 +233,8 @@ def test_shipped_card_has_the_fields_of_the_mlm_extension():
     card = load_card(find_weights("mffenet-lite0"))
     assert_is_mlm(card.mlm, bands=card.bands)
     assert card.reliability["after"]
-    assert card.metrics["seed"] == card.training["seed"]
+    assert card.metrics["seeds"] == [each["seed"] for each in card.training["mean_of"]]
+    assert len({each["start_sha256"] for each in card.training["mean_of"]}) == 1
 
 
 def test_reliability_counts_pixels_of_the_same_probability():
