@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import platform
 import shutil
 import sqlite3
@@ -55,8 +57,8 @@ log = logging.getLogger(__name__)
 
 Writer = Callable[[Product, Path], Path]
 
-UNWRITABLE: Final = (OSError, RasterioError, CPLE_BaseError, DataSourceError, DataLayerError, sqlite3.Error)
-"""What the writers raise of a disk that is full or cannot be written to; GDAL's copy raises errors of its own."""
+UNWRITABLE: Final = (OSError, RasterioError, DataSourceError, DataLayerError, sqlite3.Error)
+"""What the writers raise of a disk that is full or cannot be written to."""
 
 PREVIEW_PX: Final = 2000
 GDAL_OPTIONS: Final = {"GDAL_CACHEMAX": 128, "GDAL_NUM_THREADS": "1", "GDAL_PAM_ENABLED": "NO"}
@@ -92,16 +94,10 @@ def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, A
         write_collection(product, event_dir)
     except UNWRITABLE as error:
         raise StoreError(
-            f"{final}: cannot be written ({error}; {_free_mb(out):.1f} MB free); nothing was published; make room, "
-            "then run the same command again: finished blocks are kept"
+            f"{final}: cannot be written ({error}); nothing was published; make room, then run the same command "
+            "again: finished blocks are kept"
         ) from error
     return final
-
-
-def _free_mb(folder: Path) -> float:
-    """Free space where a folder is, or would be."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free / 1e6
 
 
 def _write_all(product: Product, folder: Path, *, closing: Callable[[], Mapping[str, Any]]) -> None:
@@ -180,9 +176,14 @@ def write_cog(product: Product, values: xr.DataArray, variable: Variable, path: 
                 (y0, x0), (height, width) = (window.y0 - product.window.y0, window.x0 - product.window.x0), window.shape
                 tif.write(_encode(block, variable), 1, window=RasterWindow(x0, y0, width, height))
         resampling = Resampling.nearest if variable.is_mask else Resampling.average
-        rasterio.shutil.copy(plain, path, driver="COG", COMPRESS="DEFLATE", LEVEL=6, BLOCKSIZE=512, NUM_THREADS=1,
-                             PREDICTOR="NO" if variable.is_mask else "STANDARD", BIGTIFF="IF_SAFER",
-                             OVERVIEW_RESAMPLING=resampling.name)  # fmt: skip
+        try:
+            rasterio.shutil.copy(plain, path, driver="COG", COMPRESS="DEFLATE", LEVEL=6, BLOCKSIZE=512, NUM_THREADS=1,
+                                 PREDICTOR="NO" if variable.is_mask else "STANDARD", BIGTIFF="IF_SAFER",
+                                 OVERVIEW_RESAMPLING=resampling.name)  # fmt: skip
+        except CPLE_BaseError as error:  # GDAL tells of a failed seek where the disk is full
+            full = shutil.disk_usage(path.parent).free < plain.stat().st_size
+            code = errno.ENOSPC if full else errno.EIO
+            raise OSError(code, f"{os.strerror(code)}, {error}", str(path)) from error
     plain.unlink()
     return path
 

@@ -23,21 +23,24 @@ Follow = Callable[[str, int, int], None]
 """(what, done, total): how far it is."""
 
 
+def _told(parameter: str) -> dict[str, Any]:
+    """Keys and values of a flow's configuration, checked already or not."""
+    told = runtime.flow_run.parameters[parameter]
+    return told if isinstance(told, dict) else dict(told.model_dump())
+
+
 def _run_name() -> str:
-    run = runtime.flow_run.parameters["run"]
-    values = run if isinstance(run, dict) else run.model_dump()
+    values = _told("run")
     return f"{values.get('model', 'default model')} · seed {values.get('seed', 0)}"
 
 
 def _mean_name() -> str:
-    run = runtime.flow_run.parameters["run"]
-    values = run if isinstance(run, dict) else run.model_dump()
+    values = _told("run")
     return f"mean of {len(values.get('weights', ()))} · {values.get('out', 'no folder')}"
 
 
 def _scene_name() -> str:
-    config = runtime.flow_run.parameters["config"]
-    values = config if isinstance(config, dict) else config.model_dump()
+    values = _told("config")
     return f"{values.get('name') or 'event'} · {values.get('model', 'default model')}"
 
 

@@ -4,7 +4,6 @@ Every run is the command line's, against servers on loopback and one real Prefec
 """
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -199,4 +198,4 @@ def test_detect_on_a_full_disk_says_so_and_publishes_nothing(full, inputs, prefe
     assert not list(places["out"].glob("*/v*"))
     said = done.stderr.splitlines()[-1]
     assert said.startswith("failed: "), said
-    assert re.search("No space left on device" if full == "root" else r"; 0\.\d MB free\)", said), said
+    assert "No space left on device" in said
