@@ -19,7 +19,7 @@ def mean_network(networks: Sequence[nn.Module]) -> nn.Module:
 
     >>> ones, threes = (nn.Conv2d(1, 1, 1) for _ in range(2))
     >>> _ = nn.init.constant_(ones.weight, 1.0), nn.init.constant_(threes.weight, 3.0)
-    >>> float(mean_network([ones, threes]).weight)
+    >>> mean_network([ones, threes]).weight.item()
     2.0
     """
     shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]

@@ -195,6 +195,7 @@ def test_earthquake_and_imagery_become_versions_without_a_hand(tmp_path):
             place.api.serve(place.item("pre", days=-20, cloud=0.0), place.item("hazy", days=1, cloud=10.0))
             with service(tmp_path, place.policy) as url:
                 first = wait_until(lambda: place.version(1), within_s=600, what="version 1")
+                wait_until(lambda: not running(url), within_s=120, what="end of the first run")
                 look(url, label="v1", folder=screens)
                 scenes = [("pre", -20, 0.0), ("hazy", 1, 10.0), ("clear", 2, 0.0)]
                 place.api.serve(*(place.item(name, days=days, cloud=cloud) for name, days, cloud in scenes))
