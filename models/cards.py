@@ -122,9 +122,15 @@ def load_card(weights: Path) -> ModelCard:
         raise ValueError(
             f"model card: {path.name} is missing beside {weights.name}; weights without a card are refused"
         )
-    values: dict[str, Any] = json.loads(path.read_text())
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    card = ModelCard(**fields | {"calibration": Calibration(**fields["calibration"])})
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        card = ModelCard(**fields | {"calibration": Calibration(**fields["calibration"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"model card {path.name}: cannot be read ({error}); expected the card that `landslidenet train` wrote "
+            "beside the weights; copy both files again"
+        ) from error
     if card.weights_sha256 != (got := sha256_of(weights)):
         raise ValueError(
             f"model card {path.name}: weights hash is {got[:12]}, the card says {card.weights_sha256[:12]}"

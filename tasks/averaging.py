@@ -11,7 +11,7 @@ from catalog.config import AverageRun
 from catalog.schema import InputError
 from models.cards import ModelCard, find_weights, load_card, load_network
 from models.soups import mean_network
-from tasks.learning import open_labelled, publish_judged
+from tasks.learning import open_labelled, publish_judged, refuse_other_weights
 from tasks.samples import Samples
 
 SHARED: Final = ("architecture", "bands", "lattice_gsd_m", "oversampling", "window_px", "median_rgb")
@@ -41,6 +41,10 @@ class Prepared:
         """True when the weights are there already, of these very trainings."""
         return self.weights.is_file()
 
+    def wrote(self, weights: Path) -> bool:
+        """True for the mean of these very trainings. Raises: ValueError when its card cannot be read."""
+        return weights == self.weights and load_card(weights).training == self.training
+
 
 def prepare(run: AverageRun) -> Prepared:
     """The average of a configuration, checked: nothing is written.
@@ -61,7 +65,7 @@ def prepare(run: AverageRun) -> Prepared:
             f"{card.median_rgb}, as the weights' cards say; give the tiles of their trainings, split as there"
         )
     prepared = Prepared(run, members, samples)
-    _refuse_other_weights(prepared)
+    refuse_other_weights(Path(run.out), ours=prepared.wrote)
     return prepared
 
 
@@ -89,19 +93,6 @@ def _refuse_strangers(members: tuple[tuple[Path, ModelCard], ...]) -> None:
     digests = [card.weights_sha256 for _, card in members]
     if len(set(digests)) < len(digests):
         raise InputError("`weights`: got the same weights twice; expected each training once")
-
-
-def _refuse_other_weights(prepared: Prepared) -> None:
-    for weights in sorted(Path(prepared.run.out).glob("*.safetensors")):
-        try:
-            same = weights == prepared.weights and load_card(weights).training == prepared.training
-        except ValueError as error:
-            raise InputError(f"`out` {prepared.run.out}: {error}; choose another folder") from None
-        if not same:
-            raise InputError(
-                f"`out` {prepared.run.out}: got {weights.name} made otherwise; expected an empty folder or this "
-                "average's; choose another --out"
-            )
 
 
 def publish_mean(prepared: Prepared) -> ModelCard:

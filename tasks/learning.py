@@ -102,6 +102,13 @@ class Prepared:
         """True when the weights are there already, of this very training."""
         return self.weights.is_file() and not self.state.is_file()
 
+    def wrote(self, weights: Path) -> bool:
+        """True for the weights of this very training. Raises: ValueError when their card cannot be read."""
+        if weights != self.weights:
+            return False
+        killed_while_publishing = self.state.is_file()
+        return killed_while_publishing or load_card(weights).training.get("identity") == self.identity
+
 
 def prepare(run: TrainRun) -> Prepared:
     """The training of a configuration, checked: nothing is written but its folder.
@@ -128,7 +135,7 @@ def prepare(run: TrainRun) -> Prepared:
     except (OSError, ValueError) as error:
         raise InputError(f"`out` {run.out}: {error}") from None
     prepared = Prepared(run, config, start, samples, identity, step)
-    _refuse_other_weights(prepared)
+    refuse_other_weights(prepared.out, ours=prepared.wrote)
     return prepared
 
 
@@ -170,18 +177,20 @@ def open_labelled(run: TileRun) -> Samples:
     return samples
 
 
-def _refuse_other_weights(prepared: Prepared) -> None:
-    for weights in sorted(prepared.out.glob("*.safetensors")):
-        if weights == prepared.weights and prepared.state.is_file():
-            continue  # killed between publishing and the end
+def refuse_other_weights(out: Path, *, ours: Callable[[Path], bool]) -> None:
+    """Leave the weights of others alone.
+
+    Raises: InputError when the folder holds weights that are not ours, or whose card cannot be read.
+    """
+    for weights in sorted(out.glob("*.safetensors")):
         try:
-            identity = load_card(weights).training.get("identity")
+            stranger = not ours(weights)
         except ValueError as error:
-            raise InputError(f"`out` {prepared.out}: {error}; choose another folder") from None
-        if weights != prepared.weights or identity != prepared.identity:
+            raise InputError(f"`out` {out}: {error}; choose another folder") from None
+        if stranger:
             raise InputError(
-                f"`out` {prepared.out}: got {weights.name} of another training; expected an empty folder or this "
-                "training's; choose another --out"
+                f"`out` {out}: got {weights.name}, made otherwise; expected an empty folder or what this very command "
+                "left there; choose another --out"
             )
 
 

@@ -298,7 +298,7 @@ def test_training_goes_on_from_weights(tiles, whole, tmp_path):
 def test_training_from_other_weights_is_another_training(tiles, whole, tmp_path):
     prepared(tiles, tmp_path, start=str(whole.out))
     trained(prepared(tiles, tmp_path))
-    with pytest.raises(InputError, match="of another training"):
+    with pytest.raises(InputError, match="made otherwise"):
         prepared(tiles, tmp_path, start=str(whole.out))
 
 
@@ -316,9 +316,9 @@ def test_training_of_a_network_whose_weights_cannot_be_downloaded_says_so(tiles,
 
 
 def test_training_refuses_the_folder_of_another(tiles, whole):
-    with pytest.raises(InputError, match="of another training; .* choose another --out"):
+    with pytest.raises(InputError, match="made otherwise; .* choose another --out"):
         prepared(tiles, whole.out, seed=4)
-    with pytest.raises(InputError, match="of another training"):
+    with pytest.raises(InputError, match="made otherwise"):
         prepared(tiles, whole.out, model="mffenet-lite0")
 
 

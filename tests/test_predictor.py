@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -48,6 +49,15 @@ def test_predictor_of_the_same_weights_with_another_card_is_another(tmp_path):
         (tmp_path / "own.json").write_text(json.dumps(card))
         cards.append(load_predictor(str(tmp_path / "own.safetensors"), device="cpu").card)
     assert [card.calibration.scale for card in cards] == [0.5, 2.0]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"calibration": {}}', '{"calibration": {"scale": 1}, "title": "x"}'])
+def test_predictor_says_that_its_card_cannot_be_read(tmp_path, text):
+    weights = tmp_path / "other.safetensors"
+    shutil.copy(find_weights("mffenet-lite0"), weights)
+    weights.with_suffix(".json").write_text(text)
+    with pytest.raises(ValueError, match=r"model card other\.json: cannot be read .*; copy both files again"):
+        load_predictor(str(weights))
 
 
 def test_predictor_of_no_device_names_the_devices():
