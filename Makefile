@@ -38,6 +38,7 @@ lock:
 bench: env
 	$(BIN)/python benchmarks/yardsticks.py
 	$(BIN)/python benchmarks/thresholds.py
+	$(BIN)/python benchmarks/confidence.py
 	$(BIN)/python benchmarks/weights.py
 	$(BIN)/python benchmarks/invariance.py
 	$(BIN)/python benchmarks/memory.py

@@ -1,32 +1,38 @@
-"""What the scene's threshold gains and costs beside the model card's, on labelled ground of other places and sensors.
+"""What the scene's threshold gains and costs beside the model card's and fixed ones, on ground of several places.
 
     python benchmarks/thresholds.py
 
 Each id block of the Landslide4Sense tiles (10 m) is taken for one scene: levelled as a whole, with one threshold. A, C
 and D are validation tiles of regions that were trained on; B is Hokkaido 2018 and was left out of training. The patches
-are Hokkaido as well (3 m), those that do not overlap the scene of `yardsticks.py`, against both annotators.
+and the scene are Hokkaido as well (3 m); the patches are those that do not overlap it, against both annotators.
 """
 
 from __future__ import annotations
 
-from ground import BLOCKS, patches, predict, tiles
+from typing import Final
+
+from ground import BLOCKS, patches, predict, scene, tiles
 
 from models.predictor import load_predictor
 from tasks.thresholds import scene_threshold
 
+FIXED: Final = (0.05, 0.1, 0.2)
+
 
 def main() -> None:
-    """Print one row a place and map."""
+    """Print one row a place and map: IoU at each threshold."""
     predictor = load_predictor()
     card = predictor.card
-    print(f"{'':<26}{'landslide':>10}{'eta':>6}{'threshold':>11}{'IoU, card':>11}{'IoU, scene':>12}")
-    for ground in (*(tiles(block) for block in BLOCKS), patches()):
+    titles = ("card", "scene", *(f"{t:g}" for t in FIXED))
+    print(f"{'':<26}{'landslide':>10}{'eta':>6}{'threshold':>11}" + "".join(f"{title:>8}" for title in titles))
+    for ground in (*(tiles(block) for block in BLOCKS), patches(), scene()):
         probability = predict(predictor, ground, ground.levelled(card.median_rgb))
         chosen = scene_threshold(probability, card=card.threshold)
         for who, truth in ground.maps.items():
-            iou = [ground.score(probability >= t, who)["iou"] for t in (card.threshold, chosen.probability)]
+            cuts = (card.threshold, chosen.probability, *FIXED)
+            iou = [ground.score(probability >= cut, who)["iou"] for cut in cuts]
             print(f"{ground.name + ' ' + who:<26}{truth[ground.seen].mean():>10.3f}{chosen.separability:>6.2f}"
-                  f"{chosen.probability:>11.3f}{iou[0]:>11.3f}{iou[1]:>12.3f}")  # fmt: skip
+                  f"{chosen.probability:>11.3f}" + "".join(f"{value:>8.3f}" for value in iou))  # fmt: skip
 
 
 if __name__ == "__main__":
