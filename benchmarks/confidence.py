@@ -2,9 +2,9 @@
 
     python benchmarks/confidence.py
 
-Ground and threshold as in `thresholds.py`, and the scene of `yardsticks.py`: each place is one scene at the threshold
-that `detect` takes by default. An object is a connected patch of landslide pixels within one image, from `detect`'s
-least area on, before any veto; it is a mapped landslide when at least half of it is mapped.
+Places as in `thresholds.py`, each one scene at the threshold that `detect` takes by default. An object is a connected
+patch of landslide pixels within one image, from `detect`'s least area on, before any veto; it is a mapped landslide
+when at least half of it is mapped.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from ground import BLOCKS, Ground, Probability, patches, predict, scene, tiles
+from ground import Ground, Probability, places
 from numpy.typing import NDArray
 from skimage.measure import label, regionprops
 
 from catalog.product import CONFIDENCE_COLOURS
 from models.predictor import load_predictor
 from tasks.inventory import classify_confidence
-from tasks.story import MIN_SIDE_PX
+from tasks.story import resolved_area_m2
 from tasks.thresholds import scene_threshold
 
 MAPPED_SHARE: Final = 0.5
@@ -53,10 +53,9 @@ def main() -> None:
     predictor = load_predictor()
     card = predictor.card
     print(f"{'':<26}{'threshold':>10}" + "".join(f"{name:>14}" for name in CONFIDENCE_COLOURS))
-    for ground in (*(tiles(block) for block in BLOCKS), patches(), scene()):
-        probability = predict(predictor, ground, ground.levelled(card.median_rgb))
+    for ground, probability in places(predictor):
         threshold = scene_threshold(probability, card=card.threshold).probability
-        min_area_m2 = (MIN_SIDE_PX * max(ground.gsd_m, card.lattice_gsd(ground.gsd_m))) ** 2
+        min_area_m2 = resolved_area_m2(ground.gsd_m, card)
         print("\n".join(rows_of(ground, probability, threshold=threshold, min_area_m2=min_area_m2)), flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
@@ -102,6 +103,12 @@ def predict(predictor: Predictor, ground: Ground, images: NDArray[np.uint8]) -> 
         predict=predictor.predict_windows,
     )  # fmt: skip
     return np.where(ground.seen[0], blended.probability, np.float32(np.nan))[None]
+
+
+def places(predictor: Predictor) -> Iterator[tuple[Ground, Probability]]:
+    """Blocks of tiles, patches and scene, each levelled as one scene, with its landslide probability."""
+    for ground in (*(tiles(block) for block in BLOCKS), patches(), scene()):
+        yield ground, predict(predictor, ground, ground.levelled(predictor.card.median_rgb))
 
 
 def windows(ground: Ground, images: NDArray[np.uint8], card: ModelCard) -> Tiles:

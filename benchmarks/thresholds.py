@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ground import BLOCKS, patches, predict, scene, tiles
+from ground import places
 
 from models.predictor import load_predictor
 from tasks.thresholds import scene_threshold
@@ -25,8 +25,7 @@ def main() -> None:
     card = predictor.card
     titles = ("card", "scene", *(f"{t:g}" for t in FIXED))
     print(f"{'':<26}{'landslide':>10}{'eta':>6}{'threshold':>11}" + "".join(f"{title:>8}" for title in titles))
-    for ground in (*(tiles(block) for block in BLOCKS), patches(), scene()):
-        probability = predict(predictor, ground, ground.levelled(card.median_rgb))
+    for ground, probability in places(predictor):
         chosen = scene_threshold(probability, card=card.threshold)
         for who, truth in ground.maps.items():
             cuts = (card.threshold, chosen.probability, *FIXED)

@@ -38,6 +38,11 @@ MIN_SIDE_PX: Final = 3
 T_co = TypeVar("T_co", covariant=True)
 
 
+def resolved_area_m2(gsd_m: float, card: ModelCard) -> float:
+    """Area of the smallest object that this network resolves in imagery of this pixel size."""
+    return (MIN_SIDE_PX * max(gsd_m, card.lattice_gsd(gsd_m))) ** 2
+
+
 class Awaited(Protocol[T_co]):
     """A step that was started: a Prefect future."""
 
@@ -69,7 +74,7 @@ class Prepared:
         """Smallest landslide delivered."""
         if self.config.min_area_m2 is not None:
             return self.config.min_area_m2
-        return (MIN_SIDE_PX * max(self.grid.gsd_m, self.card.lattice_gsd(self.grid.gsd_m))) ** 2
+        return resolved_area_m2(self.grid.gsd_m, self.card)
 
     def target(self, step: str, variables: tuple[Variable, ...], *, grid: Grid, depends_on: dict[str, Any]) -> StoreRef:
         """The store of a step: its key holds the grid and everything the step depends on."""

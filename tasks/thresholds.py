@@ -19,8 +19,8 @@ from skimage.filters import threshold_otsu
 from catalog.schema import FloatArray
 
 LEAST_SEPARABILITY: Final = 0.70
-"""Otsu's eta: a normal law cut at its mean has 0.64 (2 / pi), an even one 0.75; ground with landslides came to 0.71 to
-0.80 with the shipped network (`benchmarks/thresholds.py`)."""
+"""Otsu's eta: a normal law cut at its mean has 0.64 (2 / pi), an even one 0.75; ground with landslides came to 0.66 to
+0.76 with the shipped network (`benchmarks/thresholds.py`)."""
 LEAST_PROBABILITY: Final = 0.02
 """Below it a pixel is not called a landslide whatever the histogram says."""
 RESOLUTION: Final = 1e-4
