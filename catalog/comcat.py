@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from catalog.config import Event, EventId
+from catalog.config import Event, EventId, check_event_id
 from catalog.schema import InputError
 from catalog.web import parse_json
 
@@ -46,11 +46,14 @@ class ShakeMap:
 
 @dataclass(frozen=True)
 class Quake:
-    """What ComCat says of one earthquake; of a summary the products are unknown (`detailed` is false)."""
+    """What ComCat says of one earthquake; of a summary the products are unknown (`detailed` is false).
+
+    Of a deleted one nothing is known but its ids.
+    """
 
     event: Event
     ids: frozenset[str]
-    """Every id it is or was known by; two documents that share one are of the same earthquake."""
+    """Every id it goes by, as this document says."""
     updated_utc: datetime
     deleted: bool = False
     kind: str = "earthquake"
@@ -139,7 +142,6 @@ class _Properties(_Told):
     title: Text | None = None
     time: Milliseconds
     updated: Milliseconds
-    status: Text | None = None
     kind: Text = Field(default="earthquake", alias="type")
     alert: Annotated[Alert | None, BeforeValidator(_alert)] = None
     ids: Annotated[list[EventId], Field(max_length=MAX_IDS), BeforeValidator(_listed)] = Field(default_factory=list)
@@ -147,11 +149,33 @@ class _Properties(_Told):
     products: Mapped | None = None
 
 
+FolderId = Annotated[EventId, AfterValidator(check_event_id)]
+"""An id that may come to name an event's folder."""
+
+
 class _Feature(_Told):
     type: Literal["Feature"]
-    id: EventId
+    id: FolderId
     properties: _Properties
     geometry: _Point
+
+
+class _DeletedProperties(_Told):
+    updated: Milliseconds = LAST_MS  # not said: it is the last word
+    ids: Annotated[list[EventId], Field(max_length=MAX_IDS), BeforeValidator(_listed)] = Field(default_factory=list)
+
+    @field_validator("updated", mode="before")
+    @classmethod
+    def _said(cls, value: object) -> object:
+        return LAST_MS if value is None else value
+
+
+class _Deleted(_Told):
+    """An event that is no more: ComCat sends it without place, time and magnitude."""
+
+    type: Literal["Feature"]
+    id: FolderId
+    properties: _DeletedProperties
 
 
 def parse_feed(data: bytes, *, where: str) -> Feed:
@@ -185,12 +209,24 @@ def parse_detail(data: bytes, *, where: str) -> Quake:
     feed = parse_feed(data, where=where)
     if feed.refused:
         raise InputError(f"{feed.refused[0]}; expected a ComCat detail document")
-    if len(feed.quakes) != 1 or not feed.quakes[0].detailed:
+    if len(feed.quakes) != 1 or not (feed.quakes[0].detailed or feed.quakes[0].deleted):
         raise InputError(f"{where}: got no single event with products; expected a ComCat detail document")
     return feed.quakes[0]
 
 
 def _quake(feature: object) -> Quake:
+    properties = feature.get("properties") if isinstance(feature, dict) else None
+    status = properties.get("status") if isinstance(properties, dict) else None
+    return _deletion(feature) if str(status).lower() == "deleted" else _earthquake(feature)
+
+
+def _deletion(feature: object) -> Quake:
+    told = _Deleted.model_validate(feature)
+    ids = frozenset({told.id, *told.properties.ids})
+    return Quake(Event(id=told.id, title=told.id), ids, _utc(told.properties.updated), deleted=True)
+
+
+def _earthquake(feature: object) -> Quake:
     told = _Feature.model_validate(feature)
     longitude, latitude, depth_km = told.geometry.coordinates
     values = told.properties
@@ -208,7 +244,6 @@ def _quake(feature: object) -> Quake:
         event=event,
         ids=frozenset({told.id, *values.ids}),
         updated_utc=_utc(values.updated),
-        deleted=(values.status or "").lower() == "deleted",
         kind=values.kind,
         pager=values.alert,
         has_ground_failure="ground-failure" in values.types or "ground-failure" in (values.products or {}),

@@ -20,6 +20,10 @@ DEFAULT_MODEL: Final = "mffenet-lite0"
 EVENT_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What an event may be called: its id names folders, resources and parts of addresses."""
 EventId = Annotated[str, Field(pattern=EVENT_ID)]
+OUR_SUFFIXES: Final = (".json", ".geojson", ".gpkg", ".zarr", ".ledger", ".lock", ".tif", ".yaml", ".yml", ".db")
+"""Of files that lie beside events' folders or in them: no event is called so."""
+PART_NAME: Final = re.compile(r".*-32[67]\d\d")
+"""What the part of an event in one UTM zone (its EPSG code) is called: no event is."""
 
 FLAG_NAMES: Final = {
     "post_time": "post_time_utc",
@@ -239,13 +243,29 @@ class TrainRun(TileRun):
         return {name: weight if equals else 1.0 for name, equals, weight in pairs}
 
 
-def is_event_id(text: str) -> bool:
-    """Whether an event may be called so.
+def is_name(text: str) -> bool:
+    """Whether a run, and the folders of its stores and products, may be called so: an event's id, or of a part of it.
 
-    >>> is_event_id("us2000h8ty"), is_event_id("../etc"), is_event_id("a/b"), is_event_id("x" * 65)
-    (True, False, False, False)
+    >>> is_name("us2000h8ty-32654"), is_name("../etc"), is_name("a/b"), is_name("x" * 65), is_name("watchlist.json")
+    (True, False, False, False, False)
     """
-    return re.fullmatch(EVENT_ID, text) is not None
+    return re.fullmatch(EVENT_ID, text) is not None and not text.lower().endswith(OUR_SUFFIXES)
+
+
+def is_event_id(text: str) -> bool:
+    """Whether an event may be called so: its folder must be no other's, and no file of ours.
+
+    >>> is_event_id("us2000h8ty"), is_event_id("us2000h8ty-32654"), is_event_id("watchlist.json")
+    (True, False, False)
+    """
+    return is_name(text) and PART_NAME.fullmatch(text) is None
+
+
+def check_event_id(text: str) -> str:
+    """The same text. Raises: ValueError when no event may be called so."""
+    if not is_event_id(text):
+        raise ValueError("expected an id that is no name of our own files and folders")
+    return text
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:

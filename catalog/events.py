@@ -23,7 +23,7 @@ def load_event(source: str, *, comcat_url: str = COMCAT_URL) -> Event:
     Raises: InputError when the file or answer is missing, is not JSON, or is no single event.
     """
     path = Path(source)
-    if path.suffix.lower() in {".json", ".geojson"} or path.exists():
+    if path.suffix.lower() in {".json", ".geojson"} or path.is_file():
         return parse_event(_read(path), where=source)
     query = urllib.parse.urlencode({"eventid": source, "format": "geojson"})
     return parse_event(_fetch(f"{comcat_url}?{query}", event_id=source), where=source)

@@ -15,7 +15,9 @@ from typing import Final
 from catalog.areas import Area, area_of_wkt, changed_share
 from catalog.comcat import Quake
 from catalog.config import Event
+from catalog.identities import Told, identify, rank
 from catalog.policy import QuakePolicy
+from catalog.qualifying import is_candidate, may_qualify, qualifies
 from catalog.shaking import is_circle
 from catalog.watchlist import Announced, Announcement, State, Watched, Watchlist
 
@@ -23,6 +25,8 @@ EARTH_KM: Final = 6371.0
 FOLLOWED_AGE: Final = 0.1
 """An event is asked for again after a tenth of its age: often while it is young, daily after ten days."""
 FORGET_DAYS: Final = 30.0
+PARTED_FOR: Final = timedelta(hours=3)
+"""How long an id that an earthquake no longer goes by is asked for."""
 
 
 @dataclass(frozen=True)
@@ -43,118 +47,140 @@ class Decision:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Bar:
-    """What a place asks of an earthquake."""
-
-    magnitude: float
-    depth_km: float
-    where: str
-    ignored: bool
-
-
-def _bar(event: Event, policy: QuakePolicy) -> _Bar:
-    place = (event.longitude or 0.0, event.latitude or 0.0)
-    region = next((region for region in policy.regions if region.holds(*place)), None)
-    if region is None:
-        return _Bar(policy.min_magnitude, policy.max_depth_km, "", ignored=False)
-    return _Bar(
-        policy.min_magnitude if region.min_magnitude is None else region.min_magnitude,
-        policy.max_depth_km if region.max_depth_km is None else region.max_depth_km,
-        f" of region {region.name}",
-        region.ignore,
-    )
-
-
-def is_candidate(quake: Quake, policy: QuakePolicy) -> bool:
-    """Whether a summary is worth its detail: it is large enough, or may be with an alert. The others are not kept."""
-    magnitude = quake.event.magnitude
-    if magnitude is None or quake.deleted:
-        return False
-    alerted = quake.has_ground_failure or quake.pager in policy.pager_alerts
-    return magnitude >= _bar(quake.event, policy).magnitude or (alerted and magnitude >= policy.alert_min_magnitude)
-
-
-def qualifies(quake: Quake, policy: QuakePolicy) -> tuple[bool, str]:
-    """Whether an earthquake is one to respond to, and why (not)."""
-    event, bar = quake.event, _bar(quake.event, policy)
-    if quake.kind != "earthquake":
-        return False, f"it is no earthquake but of kind {quake.kind!r}"
-    if event.magnitude is None:
-        return False, "it has no magnitude"
-    if bar.ignored:
-        return False, f"what happens{bar.where} is ignored"
-    if event.depth_km is not None and event.depth_km > bar.depth_km:
-        return False, f"depth {event.depth_km:g} km is over {bar.depth_km:g} km{bar.where}"
-    if event.magnitude >= bar.magnitude:
-        return True, f"magnitude {event.magnitude:g} is at least {bar.magnitude:g}{bar.where}"
-    alert = _alert(quake, policy)
-    if alert and event.magnitude >= policy.alert_min_magnitude:
-        return True, f"magnitude {event.magnitude:g} with {alert} is at least {policy.alert_min_magnitude:g}"
-    return False, f"magnitude {event.magnitude:g} is under {bar.magnitude:g}{bar.where}, and no alert says otherwise"
-
-
-def may_qualify(quake: Quake, policy: QuakePolicy) -> bool:
-    """Whether the detail of a summary could still say what qualifies it: the colour of its landslide alert."""
-    if quake.detailed or policy.query is None or not quake.has_ground_failure:
-        return False
-    return any(qualifies(replace(quake, landslide=colour), policy)[0] for colour in policy.landslide_alerts)
-
-
-def _alert(quake: Quake, policy: QuakePolicy) -> str:
-    if quake.landslide in policy.landslide_alerts:
-        return f"a {quake.landslide} landslide alert"
-    return f"a {quake.pager} PAGER alert" if quake.pager in policy.pager_alerts else ""
-
-
 def wanted(watchlist: Watchlist, quakes: Sequence[Quake], policy: QuakePolicy, now: datetime) -> tuple[str, ...]:
     """Ids of the earthquakes whose detail is to be asked for, sorted: new or updated candidates, and followed ones."""
+    told = identify(watchlist, quakes)
     ids: set[str] = set()
     seen: set[str] = set()
-    for quake in quakes:
-        known = watchlist.find(quake.ids)
-        newer = any(k.state != "closed" and quake.updated_utc > k.updated_utc for k in known)
-        if not quake.deleted and (newer or (not known and is_candidate(quake, policy))):
-            ids.add(quake.event.id)
-            seen |= quake.ids
+    for one in told:
+        if one.quake.deleted:
+            ids |= _doubted(watchlist, one)
+            continue
+        newer = any(not _is_over(known, policy, now) and _is_news(one, known, now) for known in one.known)
+        if newer or (not one.known and is_candidate(one.quake, policy)):
+            ids.add(one.quake.event.id)
+            seen |= one.ids
+        if newer:  # of an entry whose own id it does not go by: is that one another earthquake?
+            ids |= {known.id for known in one.known if known.id not in one.ids}
     for followed in watchlist.events:
-        if _is_due(followed, now) and not seen & set(followed.ids):
+        if _is_due(followed, policy, now) and not seen & set(followed.ids):
             ids.add(followed.event.id)
-    return tuple(sorted(ids))
+    named = {i for one in told for i in one.ids}
+    return tuple(sorted(ids | (watchlist.parted.keys() - named)))
 
 
-def _is_due(known: Watched, now: datetime) -> bool:
-    """Whether an earthquake is followed and its turn has come; one that lay in the future, once its time has come."""
-    struck = known.event.time_utc or known.first_seen_utc
+def _is_news(told: Told, known: Watched, now: datetime) -> bool:
+    """Whether documents say more of an entry than it took in last; when that was is not known where it is after now."""
+    if told.quake.updated_utc == known.updated_utc:
+        return told.ids | {known.id} != set(known.ids)
+    return told.quake.updated_utc > known.updated_utc or known.updated_utc > now
+
+
+def _doubted(watchlist: Watchlist, deleted: Told) -> set[str]:
+    """What followed earthquakes go by now, of which another id was deleted since."""
+    return {
+        known.event.id
+        for known in watchlist.events
+        if known.state in ("waiting", "active")
+        and deleted.ids & set(known.ids)
+        and not deleted.known
+        and deleted.quake.updated_utc > known.updated_utc
+    }
+
+
+def _age(known: Watched, now: datetime) -> timedelta:
+    return now - (known.event.time_utc or min(known.first_seen_utc, now))
+
+
+def _is_over(known: Watched, policy: QuakePolicy, now: datetime) -> bool:
+    """Whether an earthquake is too old to be followed."""
+    return _age(known, now) > timedelta(days=policy.follow_days)
+
+
+def _is_due(known: Watched, policy: QuakePolicy, now: datetime) -> bool:
+    """Whether an earthquake is followed and its turn has come; one that lay in the future, once its time has come.
+
+    When it was asked for last is not known where that is after now.
+    """
+    if known.state not in ("waiting", "active", "declined", "closed") or _is_over(known, policy, now):
+        return False
+    if known.state == "closed" or known.checked_utc > now:
+        return True
     if known.state == "declined":
-        return known.checked_utc < struck <= now
-    return known.state in ("waiting", "active") and now - known.checked_utc >= FOLLOWED_AGE * (now - struck)
+        return known.checked_utc < (known.event.time_utc or known.first_seen_utc) <= now
+    return now - known.checked_utc >= FOLLOWED_AGE * _age(known, now)
 
 
 def advance(
-    watchlist: Watchlist, sightings: Sequence[Sighting], policy: QuakePolicy, now: datetime
+    watchlist: Watchlist,
+    sightings: Sequence[Sighting],
+    policy: QuakePolicy,
+    now: datetime,
+    *,
+    listed: Sequence[Quake] = (),
 ) -> tuple[Watchlist, tuple[Decision, ...]]:
     """The watch list after a poll, and what was decided; what is to be announced is in its outbox.
 
-    Neither the order of the sightings nor a poll that came before changes what comes out.
+    `listed` documents are not decided upon, but say which ids are of one earthquake. Neither the order of the sightings
+    nor a poll that came before changes what comes out.
     """
-    events = {known.id: known for known in watchlist.events}
-    outbox = list(watchlist.outbox)
-    touched = set()
-    for sighting in _one_each(watchlist, sightings):
-        current = watchlist.model_copy(update={"events": tuple(events.values())})
-        known, merged = _survivor(current.find(sighting.quake.ids))
+    events = {known.id: _reopened(known, policy, now) for known in watchlist.events}
+    outbox, touched, parted = list(watchlist.outbox), set(), dict(watchlist.parted)
+    current = watchlist.model_copy(update={"events": tuple(events.values())})
+    told = identify(current, [*(sighting.quake for sighting in sightings), *listed])
+    for one in told:
+        sighting = _sighting_of(one, sightings)
+        if sighting is None:
+            continue
+        known, merged = _survivor(one.known)
         events |= {other.id: other for other in merged}
         after, announcement = _step(known, sighting, policy, now)
         if after is not None:
-            events = _renamed(events, known, after)
+            parted |= dict.fromkeys(_lost(known, after), now)
+            events = _renamed(_without(events, one), known, after)
             touched.add(after.id)
         if announcement is not None:
             outbox.append(announcement)
     kept = (_closed(known, policy, now) for known in events.values() if known.id in touched or _is_kept(known, now))
     ordered = tuple(sorted(kept, key=lambda known: (known.first_seen_utc, known.id)))
-    after_all = watchlist.model_copy(update={"events": ordered, "outbox": tuple(outbox)})
+    ids = {i for one in told for i in one.ids}
+    parted = {i: since for i, since in parted.items() if i not in ids and abs(now - since) < PARTED_FOR}
+    after_all = watchlist.model_copy(update={"events": ordered, "outbox": tuple(outbox), "parted": parted})
     return after_all, _decisions(watchlist, after_all)
+
+
+def _reopened(known: Watched, policy: QuakePolicy, now: datetime) -> Watched:
+    """An entry that was closed before its time: the clock was ahead."""
+    if known.state != "closed" or _is_over(known, policy, now):
+        return known
+    state: State = "waiting" if known.announced is None else "active"
+    return _in(known, state, "it was closed before its time: the clock was ahead")
+
+
+def _sighting_of(told: Told, sightings: Iterable[Sighting]) -> Sighting | None:
+    """The sighting of an earthquake that counts, with its ids; None where it was not looked at."""
+    members = [sighting for sighting in sightings if sighting.quake.event.id in told.members]
+    latest = {m.quake.event.id: m for m in sorted(members, key=lambda m: (m.quake.updated_utc, m.quake.detailed))}
+    best = max(latest.values(), key=lambda sighting: rank(sighting.quake), default=None)
+    if best is None or best.quake.deleted != told.quake.deleted:
+        return None
+    return replace(best, quake=replace(best.quake, ids=told.ids))
+
+
+def _lost(known: Watched | None, after: Watched) -> set[str]:
+    """Ids that an entry went by before, and no longer does."""
+    return set(known.ids) - set(after.ids) if known is not None else set()
+
+
+def _without(events: Mapping[str, Watched], told: Told) -> dict[str, Watched]:
+    """The entries; those that do not go on with an earthquake no longer go by its ids, but for their own."""
+    own = {known.id for known in told.known}
+    return {
+        key: known
+        if key in own or not told.ids & set(known.ids) - {key}
+        else known.model_copy(update={"ids": tuple(i for i in known.ids if i == key or i not in told.ids)})
+        for key, known in events.items()
+    }
 
 
 def _renamed(events: Mapping[str, Watched], known: Watched | None, after: Watched) -> dict[str, Watched]:
@@ -168,41 +194,15 @@ def _renamed(events: Mapping[str, Watched], known: Watched | None, after: Watche
     return {**kept, after.id: after}
 
 
-def _one_each(watchlist: Watchlist, sightings: Iterable[Sighting]) -> list[Sighting]:
-    """One sighting an earthquake: those that share an id, with one another or on the list, are one."""
-    groups: list[tuple[set[str], list[Sighting]]] = []
-    for sighting in sorted(sightings, key=lambda s: (s.quake.event.time_utc, s.quake.event.id, s.quake.updated_utc)):
-        ids = set(sighting.quake.ids)
-        ids |= {i for known in watchlist.find(ids) for i in known.ids}
-        joined = [group for group in groups if group[0] & ids]
-        groups = [group for group in groups if not group[0] & ids]
-        members = [member for group in joined for member in group[1]]
-        groups.append((ids.union(*(group[0] for group in joined)), [*members, sighting]))
-    return [_told_last(members) for _, members in groups]
-
-
-def _told_last(members: Sequence[Sighting]) -> Sighting:
-    """The sighting that counts, with the ids of all.
-
-    Of an id the latest; then what is not deleted (the other was merged into it), then what goes by the most ids.
-    """
-    latest = {m.quake.event.id: m for m in sorted(members, key=lambda s: (s.quake.updated_utc, s.quake.detailed))}
-    best = max(
-        latest.values(), key=lambda s: (not s.quake.deleted, len(s.quake.ids), s.quake.updated_utc, s.quake.event.id)
-    )
-    ids = frozenset().union(*(member.quake.ids for member in members))
-    return replace(best, quake=replace(best.quake, ids=ids))
-
-
 def _survivor(known: Sequence[Watched]) -> tuple[Watched | None, list[Watched]]:
     """The earthquake that others turned out to be, and those others, merged into it."""
     if not known:
         return None, []
     order = sorted(known, key=lambda k: (k.announced is None, k.state == "closed", k.first_seen_utc, k.id))
     first, others = order[0], order[1:]
-    ids = tuple(sorted({i for k in known for i in k.ids}))
     reason = f"ComCat says that it is the same earthquake as {first.id}"
     merged = [k.model_copy(update={"state": "merged", "reason": reason, "merged_into": first.id}) for k in others]
+    ids = tuple(sorted({*first.ids, *(k.id for k in others)}))
     return first.model_copy(update={"ids": ids}), merged
 
 
@@ -218,21 +218,26 @@ def _step(
             id=quake.event.id, ids=(), state="waiting", reason="", first_seen_utc=now, updated_utc=quake.updated_utc,
             checked_utc=now, event=quake.event,
         )  # fmt: skip
-    elif quake.updated_utc < known.updated_utc or (known.state == "closed" and not quake.deleted):
+    elif quake.updated_utc < known.updated_utc <= now or (known.state == "closed" and not quake.deleted):
         return known, None  # an older document, or one too late
+    if quake.deleted:
+        taken = known.model_copy(update={"updated_utc": min(quake.updated_utc, now), "checked_utc": now})
+        return _in(taken, "deleted", "ComCat deleted it: it was no earthquake, or is another one"), None
+    own = quake.event.id if known.announced is None else known.id
     taken = known.model_copy(
         update={
-            "ids": tuple(sorted({*known.ids, *quake.ids})),
+            "id": own,
+            "ids": tuple(sorted({own, *quake.ids})),
+            "first_seen_utc": min(known.first_seen_utc, now),
             "updated_utc": quake.updated_utc,
             "checked_utc": now,
-            "event": known.event if quake.deleted else quake.event,
+            "event": quake.event,
+            "merged_into": None,
         }
     )
-    if quake.deleted:
-        return _in(taken, "deleted", "ComCat deleted it: it was no earthquake, or is another one"), None
-    if known.announced is None:
-        return _unannounced(taken.model_copy(update={"id": quake.event.id}), sighting, policy, now)
-    return _announced(taken, known.announced, sighting, policy)
+    if taken.announced is None:
+        return _unannounced(taken, sighting, policy, now)
+    return _announced(taken, taken.announced, sighting, policy, parted_from=known.merged_into)
 
 
 def _in(known: Watched, state: State, reason: str) -> Watched:
@@ -265,7 +270,7 @@ def _unannounced(
 
 
 def _announced(
-    known: Watched, last: Announced, sighting: Sighting, policy: QuakePolicy
+    known: Watched, last: Announced, sighting: Sighting, policy: QuakePolicy, *, parted_from: str | None
 ) -> tuple[Watched, Announcement | None]:
     """An earthquake that was announced stays so; what matters of a change is announced as its next revision."""
     area = sighting.area
@@ -274,6 +279,8 @@ def _announced(
     changes = _changes(known, last, area, policy)
     if known.state == "deleted":
         changes = ["ComCat has it again", *changes]
+    if parted_from is not None:
+        changes = [f"ComCat says that it is not {parted_from}", *changes]
     if area is not None:
         known = known.model_copy(update={"area_key": area.key})
     if not changes:
@@ -286,9 +293,11 @@ def _announced(
 
 def _changes(known: Watched, last: Announced, area: Area | None, policy: QuakePolicy) -> list[str]:
     before, after, changes = last.event, known.event, []
-    magnitudes = (before.magnitude or 0.0, after.magnitude or 0.0)
-    if round(abs(magnitudes[1] - magnitudes[0]), 6) >= policy.revised_magnitude:
-        changes.append(f"magnitude {magnitudes[0]:g} became {magnitudes[1]:g}")
+    if before.magnitude is None and after.magnitude is not None:
+        changes.append(f"its magnitude is known: {after.magnitude:g}")
+    if before.magnitude is not None and after.magnitude is not None:  # an unknown one says nothing
+        if round(abs(after.magnitude - before.magnitude), 6) >= policy.revised_magnitude:
+            changes.append(f"magnitude {before.magnitude:g} became {after.magnitude:g}")
     moved_km = _distance_km(before, after)
     if moved_km >= policy.revised_km:
         changes.append(f"the epicentre moved {moved_km:.0f} km")
@@ -299,9 +308,11 @@ def _changes(known: Watched, last: Announced, area: Area | None, policy: QuakePo
 
 
 def _distance_km(a: Event, b: Event) -> float:
-    """Great-circle distance, haversine formula."""
-    phi_a, phi_b = math.radians(a.latitude or 0.0), math.radians(b.latitude or 0.0)
-    d_lambda = math.radians((b.longitude or 0.0) - (a.longitude or 0.0))
+    """Great-circle distance, haversine formula; 0 where a place is not known."""
+    if a.latitude is None or a.longitude is None or b.latitude is None or b.longitude is None:
+        return 0.0
+    phi_a, phi_b = math.radians(a.latitude), math.radians(b.latitude)
+    d_lambda = math.radians(b.longitude - a.longitude)
     h = math.sin((phi_b - phi_a) / 2) ** 2 + math.cos(phi_a) * math.cos(phi_b) * math.sin(d_lambda / 2) ** 2
     return 2 * EARTH_KM * math.asin(math.sqrt(min(1.0, h)))
 
@@ -313,8 +324,7 @@ def _announce(known: Watched, said: Announced, reason: str) -> tuple[Watched, An
 
 
 def _closed(known: Watched, policy: QuakePolicy, now: datetime) -> Watched:
-    age = now - (known.event.time_utc or known.first_seen_utc)
-    if known.state not in ("waiting", "active") or age <= timedelta(days=policy.follow_days):
+    if known.state not in ("waiting", "active") or not _is_over(known, policy, now):
         return known
     return _in(known, "closed", f"followed for {policy.follow_days:g} days")
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from botocore.exceptions import BotoCoreError
 
-from catalog.config import is_event_id
+from catalog.config import is_name
 from catalog.files import filesystem
 from catalog.policy import RetentionPolicy
 from catalog.schema import StoreError
@@ -144,7 +144,7 @@ def _check_inside(place: str, base: str, event_id: str) -> None:
     link = "://" not in place and (Path(place).is_symlink() or Path(folder).is_symlink())
     name = posixpath.basename(place)
     known = any(pattern.fullmatch(name) for pattern in (STORE, VERSION, UNFINISHED))
-    if posixpath.dirname(place) != folder or link or not known or not is_event_id(event_id):
+    if posixpath.dirname(place) != folder or link or not known or not is_name(event_id):
         raise StoreError(f"housekeeping: {place} is not of event {event_id} below {base}; nothing is deleted there")
 
 
@@ -202,7 +202,7 @@ def _products(out: str) -> Iterator[Held]:
 
 def _events(base: str) -> Iterator[tuple[str, str]]:
     place = base.rstrip("/") if "://" in base else str(Path(base).resolve())
-    yield from ((name, posixpath.join(place, name)) for name in _entries(place) if is_event_id(name))
+    yield from ((name, posixpath.join(place, name)) for name in _entries(place) if is_name(name))
 
 
 def _entries(place: str) -> list[str]:

@@ -43,7 +43,8 @@ def area_key(quake: Quake, policy: QuakePolicy) -> str:
 
 
 def _circle_key(event: Event) -> str:
-    return f"{CIRCLE}:M{event.magnitude or 0:.1f}:{event.longitude:.2f}:{event.latitude:.2f}"
+    magnitude = "unknown" if event.magnitude is None else f"{event.magnitude:.1f}"
+    return f"{CIRCLE}:M{magnitude}:{event.longitude:.2f}:{event.latitude:.2f}"
 
 
 def is_circle(key: str) -> bool:

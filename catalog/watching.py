@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,11 +14,13 @@ from urllib.parse import urlencode
 from catalog.areas import Area, area_of_wkt, write_event
 from catalog.comcat import Feed, Quake, parse_detail, parse_feed
 from catalog.files import is_url
+from catalog.identities import identify
 from catalog.policy import Policy
-from catalog.quake_rules import Decision, Sighting, advance, is_candidate, qualifies, wanted
+from catalog.quake_rules import Decision, Sighting, advance, wanted
+from catalog.qualifying import is_candidate, qualifies
 from catalog.schema import InputError, StoreError
 from catalog.shaking import area_key, area_of
-from catalog.watchlist import Announcement, Watchlist, load_watchlist, save_watchlist
+from catalog.watchlist import Announcement, Watched, Watchlist, load_watchlist, save_watchlist
 from catalog.web import MAX_BYTES, Unanswered, fetch
 
 LOCK: Final = ".watching"
@@ -90,7 +92,7 @@ def _poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
     if put_off := len(ids[MAX_DETAILS:]):
         warnings = (f"{len(ids)} earthquakes to ask for; {MAX_DETAILS} are, the others by the next poll", *warnings)
     is_good = listing.is_good and not put_off  # else what an outage hid would be listed no more
-    after, decisions = advance(started, sightings, policy.earthquakes, now)
+    after, decisions = advance(started, sightings, policy.earthquakes, now, listed=listing.feed.quakes)
     if is_good:
         after = after.model_copy(update={"polled_utc": now})
     told += after.outbox
@@ -192,20 +194,27 @@ def _sightings(
     """What is decided upon: each detail with its area, and what ComCat deleted; and what went amiss."""
     warnings: list[str] = []
     quakes: list[Quake] = []
+    listed_known = _known(watchlist, feed.quakes)
     for event_id in ids:
         listed = [quake for quake in feed.quakes if quake.event.id == event_id]
         try:
             quakes.append(_detail(event_id, listed, policy))
         except (Unanswered, InputError) as error:
             warnings.append(str(error))
-            quakes += [quake for quake in listed if _stands_in(quake, watchlist, policy)]
-    quakes += [quake for quake in feed.quakes if quake.deleted and watchlist.find(quake.ids)]
+            quakes += [quake for quake in listed if _stands_in(quake, listed_known[event_id], policy)]
+    quakes += [quake for quake in feed.quakes if quake.deleted and listed_known[quake.event.id]]
+    known = _known(watchlist, [*quakes, *feed.quakes])
     sightings = []
     for quake in quakes:
-        area, passed = _area(quake, watchlist, policy, now)
+        area, passed = _area(quake, known[quake.event.id], policy, now)
         sightings.append(Sighting(quake, area))
         warnings += [f"{quake.event.id}: {reason}" for reason in (*quake.refused, *passed)]
     return tuple(sightings), tuple(warnings)
+
+
+def _known(watchlist: Watchlist, quakes: Iterable[Quake]) -> dict[str, tuple[Watched, ...]]:
+    """What is on the watch list of each document's earthquake, by the document's id."""
+    return {i: told.known for told in identify(watchlist, quakes) for i in told.members}
 
 
 def _detail(event_id: str, listed: list[Quake], policy: Policy) -> Quake:
@@ -221,15 +230,14 @@ def _detail(event_id: str, listed: list[Quake], policy: Policy) -> Quake:
     return quake
 
 
-def _stands_in(quake: Quake, watchlist: Watchlist, policy: Policy) -> bool:
+def _stands_in(quake: Quake, known: Sequence[Watched], policy: Policy) -> bool:
     """Whether a summary must do while the detail does not come: from then on its earthquake is followed."""
-    known = watchlist.find(quake.ids)
     return all(k.announced is None for k in known) and is_candidate(quake, policy.earthquakes)
 
 
-def _area(quake: Quake, watchlist: Watchlist, policy: Policy, now: datetime) -> tuple[Area | None, tuple[str, ...]]:
+def _area(quake: Quake, known: Sequence[Watched], policy: Policy, now: datetime) -> tuple[Area | None, tuple[str, ...]]:
     """The area, where a decision needs it: a new one of an earthquake that qualifies."""
-    rules, known = policy.earthquakes, watchlist.find(quake.ids)
+    rules = policy.earthquakes
     is_announced = any(k.announced is not None for k in known)
     age = now - (quake.event.time_utc or now)
     if quake.deleted or not qualifies(quake, rules)[0]:

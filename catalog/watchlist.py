@@ -7,14 +7,13 @@ in `catalog.quake_rules`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from catalog.config import Event, Strict, is_event_id
+from catalog.config import Event, Strict, is_name
 from catalog.files import write_whole
 from catalog.schema import StoreError
 
@@ -44,6 +43,7 @@ class Watched(Strict):
     id: str
     """ComCat's preferred id until it is announced; from then on it names the event's folder and products for good."""
     ids: tuple[str, ...]
+    """What it goes by as ComCat says now, and its own."""
     state: State
     reason: str
     first_seen_utc: datetime
@@ -81,11 +81,8 @@ class Watchlist(Strict):
     """The first poll, good or not."""
     events: tuple[Watched, ...] = ()
     outbox: tuple[Announcement, ...] = ()
-
-    def find(self, ids: Iterable[str]) -> tuple[Watched, ...]:
-        """The earthquakes that go by one of these ids."""
-        asked = set(ids)
-        return tuple(known for known in self.events if known.state != "merged" and asked & set(known.ids))
+    parted: dict[str, datetime] = Field(default_factory=dict)
+    """Ids that an earthquake no longer goes by, and since when: they are asked for, they may be another one."""
 
     def active(self) -> tuple[Watched, ...]:
         """Those that imagery is looked for."""
@@ -113,7 +110,7 @@ def load_watchlist(state: Path) -> Watchlist:
         ) from None
     if watchlist.format != FORMAT:
         raise StoreError(f"watch list {path}: has format {watchlist.format}; expected {FORMAT}; update landslidenet")
-    if odd := [known.id for known in watchlist.events if not is_event_id(known.id)]:
+    if odd := [known.id for known in watchlist.events if not is_name(known.id)]:
         raise StoreError(f"watch list {path}: {odd[0]!r:.80} is no event id; restore it from a backup")
     return watchlist
 

@@ -188,6 +188,47 @@ def test_poll_of_a_deleted_event_ends_its_response(usgs, tmp_path):
     assert (told, done.watchlist.active()) == ([], ())
 
 
+def _deletion(event_id="us1", hours=2):
+    """As ComCat sends it."""
+    told = quake(event_id, hours=hours, status="deleted", mag=None, time=None, title=None, types=None)
+    del told["properties"]["products"]
+    return {**told, "geometry": None}
+
+
+def test_poll_of_a_deletion_without_place_and_time_ends_the_response(usgs, tmp_path):
+    _tell(usgs, quake("us1"))
+    _poll(usgs, tmp_path, 1)
+    usgs.listed = [quake("us9", mag=4.6)]
+    usgs.known["us1"] = _deletion()  # no feed lists it: the event is asked for in its turn
+    done, told = _poll(usgs, tmp_path, 3)
+    assert ([d.state for d in done.decisions], told, done.watchlist.active()) == (["deleted"], [], ())
+
+
+def test_poll_responds_to_what_was_parted_although_no_feed_lists_it(usgs, tmp_path):
+    _tell(usgs, quake("us1", ids=",us1,us2,"))
+    _poll(usgs, tmp_path, 1)
+    usgs.listed = [quake("us9", mag=4.6)]
+    usgs.known |= {"us1": quake("us1", hours=1.5), "us2": quake("us2", mag=7.4, hours=1.5)}
+    _poll(usgs, tmp_path, 2)
+    (told,) = _poll(usgs, tmp_path, 2.1)[1]
+    assert (told.event_id, told.revision) == ("us2", 1)
+
+
+def test_poll_responds_to_what_was_parted_and_is_listed_with_old_times(usgs, tmp_path):
+    _tell(usgs, quake("us1", ids=",us1,us2,"))
+    _poll(usgs, tmp_path, 1)
+    _tell(usgs, quake("us2", mag=7.4), quake("us1"))
+    (told,) = _poll(usgs, tmp_path, 1.01)[1]
+    assert (told.event_id, told.revision) == ("us2", 1)
+
+
+def test_poll_makes_no_folder_of_an_id_that_is_a_file_of_ours(usgs, tmp_path):
+    _tell(usgs, quake("watchlist.json"), quake("us1"))
+    done, told = _poll(usgs, tmp_path, 1)
+    assert [a.event_id for a in told] == ["us1"]
+    assert "no name of our own" in done.warnings[0]
+
+
 @pytest.mark.parametrize(
     "url", ["http://169.254.169.254/x", "file:///etc/passwd", "http://127.0.0.1:1/", "x", "http://"]
 )

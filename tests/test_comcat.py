@@ -131,6 +131,29 @@ def test_parse_feed_sees_a_deleted_event_without_magnitude():
     assert quake.deleted
 
 
+@pytest.mark.parametrize("geometry", [None, {"type": "Point", "coordinates": [None, None, None]}, "absent"])
+def test_parse_feed_reads_a_deletion_without_place_and_time(geometry):
+    feature = {**_with(status="deleted", mag=None, time=None, type=None, title=None), "geometry": geometry}
+    if geometry == "absent":
+        del feature["geometry"], feature["properties"]["time"], feature["properties"]["mag"]
+    (quake,) = _feed(feature).quakes
+    assert (quake.event.id, quake.ids, quake.deleted, quake.event.time_utc) == ("us1", {"us1", "at2"}, True, None)
+    assert parse_detail(json.dumps(feature).encode(), where="detail").deleted
+
+
+def test_parse_feed_refuses_a_deletion_without_an_id():
+    assert "id: " in _feed({**_with(status="deleted"), "id": "../x"}).refused[0]
+
+
+@pytest.mark.parametrize(
+    "event_id", ["watchlist.json", "Response.JSON", "us1.lock", "inference-0123.zarr", "us1-32654"]
+)
+def test_parse_feed_refuses_an_id_that_is_a_name_of_our_own(event_id):
+    feed = _feed({**FEATURE, "id": event_id}, FEATURE)
+    assert [quake.event.id for quake in feed.quakes] == ["us1"]
+    assert "no name of our own" in feed.refused[0]
+
+
 def test_parse_detail_prefers_the_weightiest_of_the_latest():
     later = {**SHAKEMAP, "updateTime": SHAKEMAP["updateTime"] + 1, "properties": {"version": "4"}}
     light = {**later, "code": "x", "preferredWeight": 1, "updateTime": later["updateTime"] + 1}
@@ -187,7 +210,7 @@ def test_parse_feed_takes_anything_or_refuses_it(place, value, bad_product):
     assert len(feed.quakes) + len(feed.refused) == 2
     for quake in feed.quakes:
         assert all(is_event_id(i) for i in quake.ids)
-        assert -180 <= quake.event.longitude <= 180
+        assert quake.deleted or -180 <= quake.event.longitude <= 180
         quake.event.model_dump_json().encode()
 
 

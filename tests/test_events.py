@@ -48,6 +48,12 @@ def test_load_event_says_when_comcat_does_not_answer(comcat_url):
         load_event("us1", comcat_url="http://127.0.0.1:9/query")
 
 
+def test_load_event_takes_an_id_for_one_where_a_folder_is_called_so(comcat_url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "us1").mkdir()  # a product's, or a response's
+    assert load_event("us1", comcat_url=comcat_url).id == "us1"
+
+
 def test_load_event_reads_our_own_file(tmp_path):
     path = tmp_path / "event.json"
     path.write_text('{"id": "sim-1", "title": "Simulated", "time_utc": "2020-01-02T03:04:05Z", "magnitude": 6.5}')
