@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from catalog.apart import kept_apart
 from catalog.areas import Area, area_of_wkt, changed_share
 from catalog.comcat import Quake
 from catalog.config import Event
 from catalog.identities import Told, identify, rank
 from catalog.policy import QuakePolicy
 from catalog.qualifying import is_candidate, may_qualify, qualifies
+from catalog.schema import StoreError
 from catalog.shaking import is_circle
 from catalog.watchlist import Announced, Announcement, State, Watched, Watchlist
 
@@ -118,12 +120,17 @@ def advance(
     now: datetime,
     *,
     listed: Sequence[Quake] = (),
+    failures: list[str] | None = None,
 ) -> tuple[Watchlist, tuple[Decision, ...]]:
     """The watch list after a poll, and what was decided; what is to be announced is in its outbox.
 
-    `listed` documents are not decided upon, but say which ids are of one earthquake. Neither the order of the sightings
-    nor a poll that came before changes what comes out.
+    `listed` documents are not decided upon, but say which ids are of one earthquake. What goes wrong with one is added
+    to `failures` and leaves it as it was. Neither the order of the sightings nor a poll that came before changes what
+    comes out.
+
+    Raises: StoreError when something goes wrong and there are no `failures` to add it to.
     """
+    failed: list[str] = []
     events = {known.id: _reopened(known, policy, now) for known in watchlist.events}
     outbox, touched, parted = list(watchlist.outbox), set(), dict(watchlist.parted)
     current = watchlist.model_copy(update={"events": tuple(events.values())})
@@ -132,17 +139,22 @@ def advance(
         sighting = _sighting_of(one, sightings)
         if sighting is None:
             continue
-        known, merged = _survivor(one.known)
-        events |= {other.id: other for other in merged}
-        after, announcement = _step(known, sighting, policy, now)
-        if after is not None:
+        with kept_apart(one.quake.event.id, failed):
+            known, merged = _survivor(one.known)
+            after, announcement = _step(known, sighting, policy, now)
+            if after is None:
+                continue
             parted |= dict.fromkeys(_lost(known, after), now)
+            events |= {other.id: other for other in merged}
             events = _renamed(_without(events, one), known, after)
             touched.add(after.id)
-        if announcement is not None:
-            outbox.append(announcement)
+            outbox += [announcement] if announcement is not None else []
     kept = (_closed(known, policy, now) for known in events.values() if known.id in touched or _is_kept(known, now))
     ordered = tuple(sorted(kept, key=lambda known: (known.first_seen_utc, known.id)))
+    if failures is not None:
+        failures += failed
+    elif failed:
+        raise StoreError("; ".join(failed))
     ids = {i for one in told for i in one.ids}
     parted = {i: since for i, since in parted.items() if i not in ids and abs(now - since) < PARTED_FOR}
     after_all = watchlist.model_copy(update={"events": ordered, "outbox": tuple(outbox), "parted": parted})

@@ -126,17 +126,37 @@ def pause_after(searches: int, policy: ImageryPolicy) -> timedelta:
     return timedelta(minutes=min(policy.first_pause_minutes * 2**doublings, policy.longest_pause_minutes))
 
 
-def is_due(response: Response | None, now: datetime) -> bool:
-    """True when an event's imagery is to be searched."""
-    if response is None or response.next_search_utc is None:
-        return response is None or response.state != "closed"
-    return response.state != "closed" and now >= response.next_search_utc
+def is_due(response: Response | None, now: datetime, policy: ImageryPolicy | None = None) -> bool:
+    """True when an event's imagery is to be searched.
+
+    A time that was written down and is after now is not known: the clock was ahead. The search is then due, also of
+    what was closed by it; nor is a pause longer than the policy's longest.
+    """
+    if response is None or (response.searched_utc is not None and response.searched_utc > now):
+        return True
+    if response.state == "closed" or response.next_search_utc is None:
+        return response.state != "closed"
+    longest = timedelta(minutes=(policy or ImageryPolicy()).longest_pause_minutes)
+    return now >= response.next_search_utc or response.next_search_utc - now > longest
 
 
 def is_to_announce(response: Response, key: str, now: datetime) -> bool:
-    """True when imagery that improves something was not told of yet, or so long ago that the telling is lost."""
+    """True when imagery that improves something was not told of yet, or so long ago that the telling is lost.
+
+    So it is when it was told of at a time after now, which is not known.
+    """
     told = response.announced.get(key)
-    return response.made(key) is None and (told is None or now - told >= TELL_AGAIN)
+    return response.made(key) is None and (told is None or told > now or now - told >= TELL_AGAIN)
+
+
+def close_or_open(response: Response, *, last: datetime | None, now: datetime, why: str) -> Response:
+    """The response, closed after its last moment; one that was closed before it (by a clock ahead) is open again."""
+    if last is not None and now > last:
+        return response.model_copy(update={"state": "closed", "reason": f"closed: {why}", "next_search_utc": None})
+    if response.state != "closed":
+        return response
+    state = "active" if response.versions else "waiting"
+    return response.model_copy(update={"state": state, "reason": "it was closed before its time: the clock was ahead"})
 
 
 def after_search(

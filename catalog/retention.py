@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 from botocore.exceptions import BotoCoreError
 
+from catalog.apart import kept_apart
 from catalog.config import is_name
 from catalog.files import filesystem
 from catalog.policy import RetentionPolicy
@@ -82,15 +83,31 @@ def _of_event(items: list[Held], policy: RetentionPolicy, *, idle: timedelta) ->
     yield from (Removal(item, "publication was cut off") for item in items if item.kind == "unfinished")
 
 
-def read_held(root: str, out: str) -> tuple[Held, ...]:
+def read_held(root: str, out: str, failures: list[str] | None = None) -> tuple[Held, ...]:
     """The stores below `root` (a folder or s3://) and the versions below the folder `out`; links are passed over.
 
-    Raises: StoreError when they cannot be listed.
+    An event that cannot be listed in whole is added to `failures` and left out: how long it has been idle is not known.
+
+    Raises: StoreError when something cannot be listed and there are no `failures` to add it to.
     """
-    try:
-        return (*_stores(root), *_products(out))
-    except (OSError, BotoCoreError) as error:
-        raise StoreError(f"housekeeping: {root} or {out} cannot be listed ({error}); check `root` and `out`") from None
+    held: dict[str, list[Held]] = {}
+    unlisted: set[str] = set()
+    failed: list[str] = []
+    places: list[tuple[str, str, Callable[[str, str], Iterator[Held]]]] = []
+    with kept_apart(f"housekeeping: {root} or {out} cannot be listed; check `root` and `out`", failed):
+        stores = [(event_id, folder, _stores) for event_id, folder in _events(root)]
+        places = [*stores, *((event_id, folder, _products) for event_id, folder in _events(out))]
+    for event_id, folder, read in places:
+        before = len(failed)
+        with kept_apart(f"housekeeping: {folder} cannot be listed", failed):
+            held.setdefault(event_id, []).extend(read(event_id, folder))
+        if len(failed) > before:
+            unlisted.add(event_id)
+    if failures is not None:
+        failures += failed
+    elif failed:
+        raise StoreError("; ".join(failed))
+    return tuple(item for event_id, items in held.items() if event_id not in unlisted for item in items)
 
 
 def remove(removal: Removal, *, root: str, out: str) -> bool:
@@ -179,25 +196,23 @@ def _held(kind: Kind, event_id: str, places: tuple[str, ...], *, number: int = 0
     return Held(kind, event_id, places, sum(size for size, _ in files), max(when for _, when in files), number)
 
 
-def _stores(root: str) -> Iterator[Held]:
-    for event_id, folder in _events(root):
-        keys: dict[str, list[str]] = {}
-        for name in _entries(folder):
-            if match := STORE.fullmatch(name):
-                keys.setdefault(match[1], []).append(name)
-        for names in keys.values():
-            places = tuple(posixpath.join(folder, name) for name in sorted(names))  # .ledger before .zarr
-            if found := _held("store", event_id, places):
+def _stores(event_id: str, folder: str) -> Iterator[Held]:
+    keys: dict[str, list[str]] = {}
+    for name in _entries(folder):
+        if match := STORE.fullmatch(name):
+            keys.setdefault(match[1], []).append(name)
+    for names in keys.values():
+        places = tuple(posixpath.join(folder, name) for name in sorted(names))  # .ledger before .zarr
+        if found := _held("store", event_id, places):
+            yield found
+
+
+def _products(event_id: str, folder: str) -> Iterator[Held]:
+    for name in _entries(folder):
+        kind: Kind = "version" if VERSION.fullmatch(name) else "unfinished"
+        if match := VERSION.fullmatch(name) or UNFINISHED.fullmatch(name):
+            if found := _held(kind, event_id, (posixpath.join(folder, name),), number=int(match[1])):
                 yield found
-
-
-def _products(out: str) -> Iterator[Held]:
-    for event_id, folder in _events(out):
-        for name in _entries(folder):
-            kind: Kind = "version" if VERSION.fullmatch(name) else "unfinished"
-            if match := VERSION.fullmatch(name) or UNFINISHED.fullmatch(name):
-                if found := _held(kind, event_id, (posixpath.join(folder, name),), number=int(match[1])):
-                    yield found
 
 
 def _events(base: str) -> Iterator[tuple[str, str]]:

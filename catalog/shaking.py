@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ import rasterio.features
 import shapely
 from rasterio.transform import from_origin
 
+from catalog.apart import kept_apart
 from catalog.areas import GEOD, Area, on_land_with_relief, split_at_antimeridian
 from catalog.comcat import Quake, ShakeMap
 from catalog.config import Event
@@ -33,6 +35,8 @@ POLAR_STEP_DEG: Final = 10.0
 MMI_SLACK: Final = 0.5
 PGA_SLACK: Final = 0.5
 CIRCLE: Final = "circle"
+UNCUT: Final = ":uncut"
+"""Of the key of an area whose elevation could not be read: it is made again."""
 
 
 def area_key(quake: Quake, policy: QuakePolicy) -> str:
@@ -56,14 +60,21 @@ def area_of(quake: Quake, policy: QuakePolicy, read: Reader) -> tuple[Area, tupl
     """The area of an earthquake, and why better sources of it were passed over.
 
     PGA contour, grid, intensity contour, circle: the first that can be read. Sea and flat ground are cut away where
-    the policy names a DEM. Raises: InputError when the DEM cannot be read.
+    the policy names a DEM that can be read.
     """
     passed: list[str] = []
     found = _shaken(quake.shakemap, policy, read, passed) if quake.shakemap is not None else None
     area = circle(quake.event) if found is None else Area(found[0], area_key(quake, policy), found[1])
     if policy.dem is not None and not area.geometry.is_empty:
-        area = on_land_with_relief(area, policy.dem, min_relief_m=policy.min_relief_m)
+        area = _cut(area, policy.dem, policy, passed)
     return area, tuple(passed)
+
+
+def _cut(area: Area, dem: str, policy: QuakePolicy, passed: list[str]) -> Area:
+    """The area on land with relief; all of it where the elevation cannot be read: too much is better than nothing."""
+    with kept_apart(f"elevation {dem}", passed):
+        return on_land_with_relief(area, dem, min_relief_m=policy.min_relief_m)
+    return replace(area, key=f"{area.key}{UNCUT}")
 
 
 def _shaken(shakemap: ShakeMap, policy: QuakePolicy, read: Reader, passed: list[str]) -> tuple[Any, str] | None:
@@ -82,10 +93,11 @@ def _shaken(shakemap: ShakeMap, policy: QuakePolicy, read: Reader, passed: list[
     for file, measure, inside in ways:
         if (url := shakemap.urls.get(file)) is None:
             continue
-        try:
-            return inside(read(url), f"{name} {file}"), f"{name} {measure}"
-        except (InputError, Unanswered) as error:
-            passed.append(str(error))
+        with kept_apart(f"{name} {file}", passed):
+            try:
+                return inside(read(url), f"{name} {file}"), f"{name} {measure}"
+            except (InputError, Unanswered) as error:
+                passed.append(str(error))
     return None
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
+from catalog.apart import kept_apart
 from catalog.areas import Area, area_of_wkt, write_event
 from catalog.comcat import Feed, Quake, parse_detail, parse_feed
 from catalog.files import is_url
@@ -46,6 +47,8 @@ class Poll:
     """Everything that may have happened since the last good poll was read."""
     silent: timedelta
     """Since the last good poll, or the first one."""
+    failures: tuple[str, ...] = ()
+    """Earthquakes that something went wrong with; the others were decided upon."""
 
 
 def poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
@@ -76,47 +79,90 @@ def _alone(state: Path) -> Iterator[None]:
 
 
 def _poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:
-    state = Path(policy.state)
+    state, failures = Path(policy.state), list[str]()
     before = load_watchlist(state)
-    told = list(before.outbox)
-    before = _deliver(before, state, emit)
-    listing = _listing(policy, before, now)
-    started = before.model_copy(update={"started_utc": before.started_utc or now})
+    told = _Told(state, emit, failures)
+    started = _started(told.deliver(before), policy, now)
+    listing = _listing(policy, started, now)
     if listing.feed is None:
         if started != before:
             save_watchlist(started, state)
-        silent = now - (before.polled_utc or started.started_utc or now)
-        return Poll(started, (), tuple(told), listing.warnings, is_good=False, silent=silent)
+        return Poll(
+            started, (), tuple(told.announced), listing.warnings, is_good=False, silent=_silent(started, now),
+            failures=tuple(failures),
+        )  # fmt: skip
     ids = _asked(policy, started, listing.feed, now)
-    sightings, warnings = _sightings(policy, started, listing.feed, ids[:MAX_DETAILS], now)
+    sightings, warnings = _sightings(policy, started, listing.feed, ids[:MAX_DETAILS], now, failures)
     if put_off := len(ids[MAX_DETAILS:]):
         warnings = (f"{len(ids)} earthquakes to ask for; {MAX_DETAILS} are, the others by the next poll", *warnings)
     is_good = listing.is_good and not put_off  # else what an outage hid would be listed no more
-    after, decisions = advance(started, sightings, policy.earthquakes, now, listed=listing.feed.quakes)
+    after, decisions = advance(
+        started, sightings, policy.earthquakes, now, listed=listing.feed.quakes, failures=failures
+    )
     if is_good:
         after = after.model_copy(update={"polled_utc": now})
-    told += after.outbox
     if after != before:
         save_watchlist(after, state)
-    after = _deliver(after, state, emit)
-    silent = now - (after.polled_utc or after.started_utc or now)
-    return Poll(after, decisions, tuple(told), (*listing.warnings, *warnings), is_good=is_good, silent=silent)
+    after = told.deliver(after)
+    return Poll(
+        after, decisions, tuple(told.announced), (*listing.warnings, *warnings), is_good=is_good,
+        silent=_silent(after, now), failures=tuple(failures),
+    )  # fmt: skip
 
 
-def _deliver(watchlist: Watchlist, state: Path, emit: Emit) -> Watchlist:
-    """Tell what is in the outbox; of each the event's folder is there before it is told."""
-    for announcement in watchlist.outbox:
+def _started(watchlist: Watchlist, policy: Policy, now: datetime) -> Watchlist:
+    """The list with the times that a poll counts from.
+
+    The clock may have been ahead: a poll that is said to be later than now was at a time that nobody knows. ComCat is
+    then asked for all that may still be responded to, and silence is counted from now.
+    """
+    polled, started = watchlist.polled_utc, watchlist.started_utc or now
+    if polled is not None and polled > now:
+        polled, started = now - timedelta(days=policy.earthquakes.max_age_days), now
+    return watchlist.model_copy(update={"polled_utc": polled, "started_utc": min(started, now)})
+
+
+def _silent(watchlist: Watchlist, now: datetime) -> timedelta:
+    """Since the last good poll, or since the first one."""
+    return now - max(time for time in (watchlist.polled_utc, watchlist.started_utc) if time is not None)
+
+
+@dataclass
+class _Told:
+    """Tells what is in an outbox, and what of it was told."""
+
+    state: Path
+    emit: Emit
+    failures: list[str]
+    announced: list[Announcement] = field(default_factory=list)
+
+    def deliver(self, watchlist: Watchlist) -> Watchlist:
+        """The list without what could be told. Of each the event's folder is there before it is told.
+
+        What cannot be told stays in the outbox, and so does what is to be told of the same event after it.
+        """
+        kept: list[Announcement] = []
+        for number, announcement in enumerate(watchlist.outbox, 1):
+            if announcement.event_id not in {other.event_id for other in kept}:
+                with kept_apart(announcement.event_id, self.failures):
+                    self._tell(watchlist, announcement)
+                    self.announced.append(announcement)
+                    left = (*kept, *watchlist.outbox[number:])
+                    save_watchlist(watchlist.model_copy(update={"outbox": left}), self.state)
+                    continue
+            kept.append(announcement)
+        return watchlist.model_copy(update={"outbox": tuple(kept)})
+
+    def _tell(self, watchlist: Watchlist, announcement: Announcement) -> None:
         said = {known.id: known.announced for known in watchlist.events}.get(announcement.event_id)
         if said is None:
             raise StoreError(
-                f"watch list of {state}: announces {announcement.event_id}, which it lacks; restore it from a backup"
+                f"watch list of {self.state}: announces {announcement.event_id}, which it lacks; restore it from a "
+                "backup"
             )
         area = Area(area_of_wkt(said.area), said.key, said.source)
-        write_event(state, said.event.model_copy(update={"id": announcement.event_id}), area)
-        emit(announcement)
-        watchlist = watchlist.model_copy(update={"outbox": watchlist.outbox[1:]})
-        save_watchlist(watchlist, state)
-    return watchlist
+        write_event(self.state, said.event.model_copy(update={"id": announcement.event_id}), area)
+        self.emit(announcement)
 
 
 @dataclass(frozen=True)
@@ -189,7 +235,7 @@ def _asked(policy: Policy, watchlist: Watchlist, feed: Feed, now: datetime) -> t
 
 
 def _sightings(
-    policy: Policy, watchlist: Watchlist, feed: Feed, ids: Iterable[str], now: datetime
+    policy: Policy, watchlist: Watchlist, feed: Feed, ids: Iterable[str], now: datetime, failures: list[str]
 ) -> tuple[tuple[Sighting, ...], tuple[str, ...]]:
     """What is decided upon: each detail with its area, and what ComCat deleted; and what went amiss."""
     warnings: list[str] = []
@@ -197,18 +243,20 @@ def _sightings(
     listed_known = _known(watchlist, feed.quakes)
     for event_id in ids:
         listed = [quake for quake in feed.quakes if quake.event.id == event_id]
-        try:
-            quakes.append(_detail(event_id, listed, policy))
-        except (Unanswered, InputError) as error:
-            warnings.append(str(error))
-            quakes += [quake for quake in listed if _stands_in(quake, listed_known[event_id], policy)]
+        with kept_apart(event_id, failures):
+            try:
+                quakes.append(_detail(event_id, listed, policy))
+            except (Unanswered, InputError) as error:
+                warnings.append(str(error))
+                quakes += [quake for quake in listed if _stands_in(quake, listed_known[event_id], policy)]
     quakes += [quake for quake in feed.quakes if quake.deleted and listed_known[quake.event.id]]
     known = _known(watchlist, [*quakes, *feed.quakes])
     sightings = []
     for quake in quakes:
-        area, passed = _area(quake, known[quake.event.id], policy, now)
-        sightings.append(Sighting(quake, area))
-        warnings += [f"{quake.event.id}: {reason}" for reason in (*quake.refused, *passed)]
+        with kept_apart(quake.event.id, failures):
+            area, passed = _area(quake, known[quake.event.id], policy, now)
+            sightings.append(Sighting(quake, area))
+            warnings += [f"{quake.event.id}: {reason}" for reason in (*quake.refused, *passed)]
     return tuple(sightings), tuple(warnings)
 
 

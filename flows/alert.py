@@ -13,7 +13,9 @@ from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 
+from catalog.apart import kept_apart
 from catalog.markdown import plain
+from catalog.schema import StoreError
 
 BLOCK_NAME: Final = "landslidenet-alert"
 """Name of the notification block that alerts are sent with; any type that Prefect has (Slack, Teams, webhook ...)."""
@@ -45,7 +47,10 @@ async def alert(what: str, subject: str, told: str | None = None) -> None:
         },
         payload={"what": what, "subject": subject, "told": message},
     )
-    await notify(await notification_blocks(), body=message, subject=f"landslidenet · {what}: {subject}")
+    failures: list[str] = []
+    await notify(await notification_blocks(failures), body=message, subject=f"landslidenet · {what}: {subject}")
+    if failures:
+        raise StoreError("; ".join(failures))
 
 
 async def notify(blocks: Sequence[NotificationBlock], *, body: str, subject: str) -> None:
@@ -56,9 +61,12 @@ async def notify(blocks: Sequence[NotificationBlock], *, body: str, subject: str
             raise failure
 
 
-async def notification_blocks() -> list[NotificationBlock]:
-    """The saved blocks of that name that can notify; one of each type at most."""
+async def notification_blocks(failures: list[str]) -> list[NotificationBlock]:
+    """The saved blocks of that name that can notify, one of each type at most; what cannot be read is a failure."""
     async with get_client() as client:
         documents = await client.read_block_documents(include_secrets=False)
-    saved = [await Block.aload_from_ref(document.id) for document in documents if document.name == BLOCK_NAME]
+    saved: list[Block] = []
+    for document in (document for document in documents if document.name == BLOCK_NAME):
+        with kept_apart(f"notification block {document.id}", failures):
+            saved.append(await Block.aload_from_ref(document.id))
     return [block for block in saved if isinstance(block, NotificationBlock)]

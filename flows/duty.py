@@ -38,11 +38,18 @@ def watch(
 
     With a Prefect server (`landslidenet up`) what is new starts a response; without one, `respond` does.
     """
+    from catalog.apart import kept_apart
+    from catalog.policy import load_policy
     from flows.watch_earthquakes import watch_earthquakes
     from flows.watch_imagery import watch_imagery
 
-    _ended(watch_earthquakes, policy=_named(policy))
-    _ended(watch_imagery, policy=_named(policy))
+    load_policy(_named(policy))  # a bad one is a message, before anything starts
+    failures: list[str] = []
+    for flow in (watch_earthquakes, watch_imagery):
+        with kept_apart(flow.name, failures):
+            _ended(flow, policy=_named(policy))
+    if failures:
+        raise LandslideError("; ".join(failures))
 
 
 def _named(policy: Path | None) -> str | None:

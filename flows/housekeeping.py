@@ -9,6 +9,7 @@ from typing import Final
 from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_table_artifact
 
+from catalog.apart import kept_apart
 from catalog.locks import Busy, hold_event
 from catalog.policy import Policy, load_policy
 from catalog.responses import event_of
@@ -32,25 +33,23 @@ def housekeeping(policy: str | None = None, dry_run: bool = False) -> int:
         policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
         dry_run: Say what would be deleted, and delete nothing.
 
-    Raises: InputError for a policy that cannot be read; StoreError when something cannot be listed, or, once the rest
-    is done, when something could not be deleted.
+    Raises: InputError for a policy that cannot be read; StoreError, once the rest is done, when something could not be
+    listed or deleted.
 
     """
     told = load_policy(policy)
-    planned = plan_retention(read_held(told.root, told.out), told.retention, now=datetime.now(UTC))
-    rows, failures, freed = [], [], 0
+    rows, failures, unlisted, freed = [], list[str](), list[str](), 0
+    planned = plan_retention(read_held(told.root, told.out, unlisted), told.retention, now=datetime.now(UTC))
     for removal in planned:
-        try:
+        what = "failed"
+        with kept_apart(removal.held.event_id, failures):
             what = "would be deleted" if dry_run else _carried_out(removal, told)
-        except StoreError as error:
-            failures.append(str(error))
-            what = "failed"
         freed += removal.held.size_bytes if what in ("deleted", "would be deleted") else 0
         rows.append(_row(removal, what))
     create_table_artifact(table=rows, key="housekeeping", description=f"Retention: {freed / 1e9:.2f} GB")
     get_run_logger().info("%d removals: %.2f GB%s", len(rows), freed / 1e9, " (dry run)" if dry_run else "")
-    if failures:
-        raise StoreError(f"{len(failures)} of {len(rows)} removals failed: {'; '.join(failures)}")
+    if failures or unlisted:
+        raise StoreError(f"{len(failures)} of {len(rows)} removals failed: {'; '.join([*failures, *unlisted])}")
     return freed
 
 

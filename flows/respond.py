@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from catalog.apart import kept_apart
 from catalog.config import Event, EventId
 from catalog.events import load_event
 from catalog.locks import hold_event
@@ -39,6 +40,10 @@ WAITING: Final = "Waiting"
 """Name of the completed state of a response without imagery; flows/automations.yaml knows it, too."""
 SHOWN_BLOCKS: Final = 50
 PLACE_CHARACTERS: Final = 40
+
+
+class DetectionFailed(LandslideError):
+    """A version that could not be made."""
 
 
 def event_title(event: Event) -> str:
@@ -125,11 +130,11 @@ def _bring_up_to_date(policy: Policy, event_id: str) -> State[Any]:
     write_response(policy.state, response)
     _show(outlook)
     made: list[Version] = []
-    failures: list[str] = []
+    failures = list(outlook.failed)
     for found in (part for part in outlook.parts if part.improves):
-        response, failure = _make_version(policy, response, outlook.event, found)
-        failures += [failure] if failure else []
-        made += [response.versions[-1]] if not failure else []
+        with kept_apart(found.part.name, failures):
+            version = _make_version(policy, _known(policy, response), outlook.event, found)
+            made.append(version)
     if failures:
         return Failed(message=f"{event_title(outlook.event)}: {'; '.join(failures)}")
     if made:
@@ -138,6 +143,11 @@ def _bring_up_to_date(policy: Policy, event_id: str) -> State[Any]:
             message=f"{told}. {'; '.join(part.why for part in outlook.parts)}", data=[v.folder for v in made]
         )
     return _nothing_made(outlook, response)
+
+
+def _known(policy: Policy, response: Response) -> Response:
+    """What is known of the response now: the parts before have written to it."""
+    return read_response(policy.state, response.event_id) or response
 
 
 def _nothing_made(outlook: Outlook, response: Response) -> State[Any]:
@@ -149,10 +159,11 @@ def _nothing_made(outlook: Outlook, response: Response) -> State[Any]:
     return Completed(name=WAITING, message=told, data=[])
 
 
-def _make_version(
-    policy: Policy, response: Response, event: Event, found: PartOutlook
-) -> tuple[Response, str]:  # fmt: skip
-    """The response with the version that was made, or what went wrong in making it; in both cases it is saved."""
+def _make_version(policy: Policy, response: Response, event: Event, found: PartOutlook) -> Version:
+    """The version that was made; it is saved.
+
+    Raises: DetectionFailed when the detection did not succeed; StoreError when an earlier product cannot be read.
+    """
     log, now = get_run_logger(), datetime.now(UTC)
     product = None
     if any(claim.key == found.key for claim in response.claims):  # an earlier run died: it may have published
@@ -168,15 +179,14 @@ def _make_version(
         log.info("%s: %s", found.part.name, found.why)
         state = detect(detection_of(policy, event, found), return_state=True)
         if not state.is_completed():
-            return response, (
-                f"{found.part.name}: the detection did not succeed: {state.message}; run this again once that is "
-                "repaired, or name a damaged scene in the policy's `imagery: exclude:`"
+            raise DetectionFailed(
+                f"the detection did not succeed: {state.message}; run this again once that is repaired, or name a "
+                "damaged scene in the policy's `imagery: exclude:`"
             )
         product = str(state.result())
     version = version_of(policy, event.id, found, product=product, now=datetime.now(UTC))
-    response = after_version(response, version)
-    write_response(policy.state, response)
-    return response, ""
+    write_response(policy.state, after_version(response, version))
+    return version
 
 
 def _show(outlook: Outlook) -> None:

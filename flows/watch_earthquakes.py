@@ -13,7 +13,7 @@ from prefect.events.clients import get_events_client
 
 from catalog.markdown import plain
 from catalog.policy import load_policy
-from catalog.schema import LandslideError
+from catalog.schema import LandslideError, StoreError
 from catalog.watching import Poll, poll
 from catalog.watchlist import Announcement
 
@@ -39,7 +39,7 @@ def watch_earthquakes(policy: str | None = None) -> str:
         policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
 
     Raises: FeedSilent when no poll was good for `silence_hours`; InputError for the policy; StoreError for a damaged
-    watch list.
+    watch list, or, once the others are decided upon and told, when something went wrong with an earthquake.
 
     """
     told = load_policy(policy)
@@ -57,6 +57,8 @@ def watch_earthquakes(policy: str | None = None) -> str:
             f"no good poll for {found.silent / timedelta(hours=1):.1f} h; last: {'; '.join(found.warnings)[:500]}; "
             "check the network and `feed`, `query` and `hosts` of the policy; the gap is caught up with by itself"
         )
+    if found.failures:
+        raise StoreError(f"{summary(found)}; of {len(found.failures)} that failed: {'; '.join(found.failures)}")
     return summary(found)
 
 

@@ -16,18 +16,19 @@ from prefect.events import Event, Resource
 from prefect.events.clients import get_events_client
 from prefect.states import Completed, Failed
 
+from catalog.apart import kept_apart
 from catalog.locks import Busy, hold_event
 from catalog.policy import Policy, load_policy
 from catalog.responses import (
     Response,
     after_search,
+    close_or_open,
     is_due,
     is_to_announce,
     known_events,
     read_response,
     write_response,
 )
-from catalog.schema import LandslideError
 from catalog.watchlist import load_watchlist
 from flows.respond import event_title
 from tasks.outlook import Outlook, PartOutlook, look
@@ -48,46 +49,51 @@ def _run_name() -> str:
 def watch_imagery(policy: str | None = None) -> State[Any]:
     """Search imagery for every open event that is due; what improves an inventory is told as a Prefect event.
 
-    One event's failure does not stop the others; the run's state says it.
+    One event's failure does not stop the others, whatever it is; the run's state says it.
 
     Args:
         policy: Policy file (YAML) on the worker; empty = that of LANDSLIDENET_POLICY.
 
-    Raises: InputError for a policy that cannot be worked with; StoreError for a damaged watch list of earthquakes.
+    Raises: InputError for a policy that cannot be worked with.
 
     """
     log, rules = get_run_logger(), load_policy(policy)
     rows: list[dict[str, str]] = []
-    failures: list[str] = []
-    gone = {known.id: known.reason for known in load_watchlist(Path(rules.state)).events if known.state in GONE}
+    failures, broken = list[str](), 0
+    gone: dict[str, str] = {}
+    with kept_apart("earthquakes", failures):
+        gone = {known.id: known.reason for known in load_watchlist(Path(rules.state)).events if known.state in GONE}
     for event_id in known_events(rules.state):
-        try:
-            told = gone.get(event_id) or _watch(rules, event_id, now=datetime.now(UTC))
-        except LandslideError as error:
-            failures.append(f"{event_id}: {error}")
-            told = f"failed: {error}"
+        failed = list[str]()
+        told = ""
+        with kept_apart(event_id, failed):
+            told = gone.get(event_id) or _watch(rules, event_id, now=datetime.now(UTC), failures=failed)
+        told = "; ".join(filter(None, (told, *(f"failed: {failure}" for failure in failed))))
+        failures += failed
+        broken += bool(failed)
         log.info("%s: %s", event_id, told)
         rows.append({"event": event_id, "outcome": told})
     if rows:
         create_table_artifact(table=rows, key="imagery", description="What was looked for, event by event")
     if failures:
-        return Failed(message=f"{len(failures)} of {len(rows)} events failed: {'; '.join(failures)}")
+        return Failed(message=f"{broken} of {len(rows)} events failed: {'; '.join(failures)}")
     return Completed(message=f"{len(rows)} events looked at", data=rows)
 
 
-def _watch(policy: Policy, event_id: str, *, now: datetime) -> str:
+def _watch(policy: Policy, event_id: str, *, now: datetime, failures: list[str]) -> str:
     """What came of an event, in words."""
-    if not is_due(read_response(policy.state, event_id), now):
+    if not is_due(read_response(policy.state, event_id), now, policy.imagery):
         return "not due"
     try:
         with hold_event(policy.state, event_id, timeout_s=BUSY_S):
-            return _look_for(policy, event_id, now=now)
+            return _look_for(policy, event_id, now=now, failures=failures)
     except Busy:
         return "a response is running"
 
 
-def _look_for(policy: Policy, event_id: str, *, now: datetime) -> str:
+def _look_for(policy: Policy, event_id: str, *, now: datetime, failures: list[str]) -> str:
     outlook = look(policy, event_id, now=now)
+    failures += outlook.failed
     response = after_search(
         outlook.response,
         policy.imagery,
@@ -103,7 +109,7 @@ def _look_for(policy: Policy, event_id: str, *, now: datetime) -> str:
         announced = response.announced | {part.key: now for part in unsaid}
         response = response.model_copy(update={"announced": announced})
     told = "; ".join(f"{part.part.name}: {part.why}" for part in outlook.parts)
-    response = _closed(response, outlook, policy, now=now) if not better else response
+    response = _closed(response, outlook, policy, now=now, better=bool(better))
     write_response(policy.state, response)
     return f"{response.reason}; {told}" if response.state == "closed" else told
 
@@ -143,10 +149,8 @@ def announcement_id(event_id: str, keys: Sequence[str], announced: dict[str, dat
     return uuid5(NAMESPACE_URL, "/".join([f"landslidenet.event.{event_id}", *sorted(keys), *lost]))
 
 
-def _closed(response: Response, outlook: Outlook, policy: Policy, *, now: datetime) -> Response:
+def _closed(response: Response, outlook: Outlook, policy: Policy, *, now: datetime, better: bool) -> Response:
     """The response, closed when nothing more is looked for: the last search was after the last day."""
-    last = outlook.event.time_utc
-    if last is None or now <= last + timedelta(days=policy.imagery.days_after):
-        return response
-    reason = f"closed: {policy.imagery.days_after} days after the event no more imagery is looked for"
-    return response.model_copy(update={"state": "closed", "reason": reason, "next_search_utc": None})
+    days, time_utc = policy.imagery.days_after, outlook.event.time_utc
+    last = None if time_utc is None or better else time_utc + timedelta(days=days)
+    return close_or_open(response, last=last, now=now, why=f"{days} days after the event no more imagery is looked for")

@@ -15,6 +15,7 @@ from geopandas import GeoSeries
 from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
+from catalog.apart import kept_apart
 from catalog.candidates import Scene, as_collection, compare, from_saved
 from catalog.config import DEFAULT_BLOCK_PX, DEFAULT_MODEL, Event
 from catalog.grid import snap_grid, utm_epsg
@@ -33,7 +34,7 @@ from catalog.responses import (
     read_response,
     write_inputs,
 )
-from catalog.schema import InputError
+from catalog.schema import InputError, StoreError
 from catalog.sensors import SENSORS
 from catalog.web import Unanswered
 from tasks.planning import MIN_GAIN, Ground, Plan, choose_sensor, imagery_digest, plan_post, plan_pre, response_key
@@ -104,6 +105,8 @@ class Outlook:
     parts: tuple[PartOutlook, ...]
     expected: tuple[str, ...]
     """Imagery that is expected next, a sentence a sensor."""
+    failed: tuple[str, ...] = ()
+    """Areas that could not be looked at, each with the reason."""
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -119,17 +122,34 @@ class Outlook:
 def look(policy: Policy, event_id: str, *, now: datetime) -> Outlook:
     """The outlook of an event as the STAC APIs answer now.
 
+    One of several areas that cannot be looked at is passed over, and told of in `failed`.
+
     Raises: InputError for an event without folder, time or area; Unanswered when no API answers; StoreError when the
-    last version's files are damaged.
+    last version's files are damaged, or no area can be looked at.
     """
     event, parts = open_event(policy.state, event_id)
     if event.time_utc is None:
         raise InputError(f"event {event_id}: event.json has no time_utc; expected when it was, to tell pre from post")
     response = read_response(policy.state, event_id) or Response(event_id=event_id, waiting_since=now)
     seen: list[Scene] = []
-    outlooks = tuple(_look_at(policy, event.time_utc, part, response, now=now, seen=seen) for part in parts)
+    outlooks, failed = _look_at_each(policy, event.time_utc, parts, response, now=now, seen=seen)
     sensors = {source.sensor: SENSORS[source.sensor].long_name for source in policy.imagery.sources}
-    return Outlook(event, response, outlooks, expected_next(sensors, seen, now=now))
+    return Outlook(event, response, outlooks, expected_next(sensors, seen, now=now), failed)
+
+
+def _look_at_each(
+    policy: Policy, time_utc: datetime, parts: Sequence[Part], response: Response, *, now: datetime, seen: list[Scene]
+) -> tuple[tuple[PartOutlook, ...], tuple[str, ...]]:
+    if len(parts) == 1:  # its failure is the event's
+        return (_look_at(policy, time_utc, parts[0], response, now=now, seen=seen),), ()
+    outlooks: list[PartOutlook] = []
+    failed: list[str] = []
+    for part in parts:
+        with kept_apart(part.name, failed):
+            outlooks.append(_look_at(policy, time_utc, part, response, now=now, seen=seen))
+    if not outlooks:
+        raise StoreError("; ".join(failed))
+    return tuple(outlooks), tuple(failed)
 
 
 def _look_at(

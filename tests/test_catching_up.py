@@ -229,6 +229,41 @@ def test_poll_makes_no_folder_of_an_id_that_is_a_file_of_ours(usgs, tmp_path):
     assert "no name of our own" in done.warnings[0]
 
 
+def test_poll_after_one_with_the_clock_ahead_catches_up_and_counts_silence(usgs, tmp_path):
+    _tell(usgs, quake("us1"))
+    _poll(usgs, tmp_path, 1)
+    ahead, _ = _poll(usgs, tmp_path, 24 * 400)
+    assert ahead.watchlist.active() == ()
+    usgs.listed = [quake("us9", mag=4.6)]
+    usgs.known["us2"] = quake("us2")  # left the feed while the clock was ahead
+    usgs.down = {"feed", "query"}
+    silent, _ = _poll(usgs, tmp_path, 2)
+    assert (silent.is_good, silent.silent) == (False, timedelta(0))
+    assert _poll(usgs, tmp_path, 10)[0].silent == timedelta(hours=8)
+    usgs.down = set()
+    done, told = _poll(usgs, tmp_path, 11)
+    assert (done.is_good, [a.event_id for a in told]) == (True, ["us2"])
+    assert sorted(k.id for k in done.watchlist.active()) == ["us1", "us2"]
+
+
+def test_poll_tells_of_the_others_where_one_cannot_be_told(usgs, tmp_path):
+    (tmp_path / "us1").write_text("in the way of the event's folder")
+    _tell(usgs, quake("us1"), quake("us2"))
+    done, told = _poll(usgs, tmp_path, 1)
+    assert [a.event_id for a in told] == ["us2"]
+    assert [a.event_id for a in done.announced] == ["us2"]
+    assert "us1: unexpected" in done.failures[0]
+    (tmp_path / "us1").unlink()
+    assert [a.event_id for a in _poll(usgs, tmp_path, 1.1)[1]] == ["us1"]
+
+
+def test_poll_responds_over_all_of_an_area_whose_elevation_cannot_be_read(usgs, tmp_path):
+    _tell(usgs, quake("us1"))
+    done, told = _poll(usgs, tmp_path, 1, dem=str(tmp_path / "gone.tif"))
+    assert [a.event_id for a in told] == ["us1"]
+    assert any("correct `dem`" in warning for warning in done.warnings)
+
+
 @pytest.mark.parametrize(
     "url", ["http://169.254.169.254/x", "file:///etc/passwd", "http://127.0.0.1:1/", "x", "http://"]
 )

@@ -11,6 +11,7 @@ from catalog.responses import (
     Version,
     after_search,
     after_version,
+    close_or_open,
     folder_of,
     is_due,
     is_to_announce,
@@ -85,6 +86,30 @@ def test_is_due():
     assert is_due(response, NOW)
     assert not is_due(response, NOW - timedelta(seconds=1))
     assert not is_due(response.model_copy(update={"state": "closed"}), NOW)
+
+
+def test_is_due_again_where_the_clock_was_ahead():
+    ahead = NOW + timedelta(days=400)
+    response = after_search(Response(event_id="e"), RULES, now=ahead, improves=False, expected=(), told=())
+    assert is_due(response, NOW)
+    assert is_due(response.model_copy(update={"state": "closed", "next_search_utc": None}), NOW)
+    never = Response(event_id="e", next_search_utc=NOW + timedelta(hours=13))  # twelve are the longest pause
+    assert is_due(never, NOW)
+    assert not is_due(never, NOW, ImageryPolicy(longest_pause_minutes=800))
+
+
+def test_close_or_open():
+    last = NOW - timedelta(days=1)
+    closed = close_or_open(Response(event_id="e"), last=last, now=NOW, why="so")
+    assert (closed.state, closed.reason) == ("closed", "closed: so")
+    assert close_or_open(closed, last=last, now=NOW, why="so").state == "closed"
+    assert close_or_open(closed, last=NOW, now=NOW, why="so").state == "waiting"
+    made = closed.model_copy(update={"versions": (version(),)})
+    assert close_or_open(made, last=None, now=NOW, why="so").state == "active"
+
+
+def test_is_to_announce_again_what_was_told_of_after_now():
+    assert is_to_announce(Response(event_id="e", announced={"k1": NOW + timedelta(days=400)}), "k1", NOW)
 
 
 def test_is_to_announce_once_and_again_when_nothing_came_of_it():

@@ -1,16 +1,17 @@
 """The watcher of imagery on a real STAC API and a Prefect server; no detection runs here."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 
 from catalog.locks import hold_event
+from catalog.policy import load_policy
 from catalog.responses import save_event
 from flows.respond import event_title, respond
-from flows.watch_imagery import announcement_id, watch_imagery
+from flows.watch_imagery import _watch, announcement_id, watch_imagery
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
 NOW = datetime(2024, 1, 10, tzinfo=UTC)
@@ -58,6 +59,33 @@ def test_watch_imagery_goes_on_after_an_event_that_fails(followed):
     assert state.is_failed()
     assert "1 of 2 events failed: broken: " in state.message
     assert followed.response().searches == 1
+
+
+def test_watch_imagery_goes_on_after_an_event_that_fails_unexpectedly(followed):
+    followed.api.serve()
+    odd = followed.event.model_copy(update={"id": "a-odd", "time_utc": datetime(9999, 12, 31, tzinfo=UTC)})
+    save_event(followed.state, odd, followed.area)  # no calendar goes on from there
+    state, _ = watch(followed)
+    assert state.is_failed()
+    assert "1 of 2 events failed: a-odd: unexpected OverflowError" in state.message
+    assert followed.response().searches == 1
+
+
+def test_watch_imagery_goes_on_without_a_watch_list_that_is_damaged(followed):
+    followed.api.serve()
+    (Path(followed.state) / "watchlist.json").write_text("{")
+    state, _ = watch(followed)
+    assert "earthquakes: watch list" in state.message
+    assert followed.response().searches == 1
+
+
+def test_watch_imagery_opens_again_what_a_clock_ahead_closed(followed):
+    followed.api.serve()
+    rules = load_policy(followed.policy)
+    _watch(rules, followed.event.id, now=datetime.now(UTC) + timedelta(days=400), failures=[])
+    assert followed.response().state == "closed"
+    watch(followed)
+    assert (followed.response().state, followed.response().searches) == ("waiting", 2)
 
 
 def test_watch_imagery_of_apis_that_do_not_answer_fails_and_changes_nothing(followed):

@@ -170,6 +170,46 @@ def test_advance_closes_and_does_not_open_again():
     assert (len(watchlist.outbox), decisions) == (1, ())
 
 
+def test_advance_opens_again_what_a_clock_ahead_closed():
+    closed, _ = _after(_active(), (SOON + timedelta(days=400), []))
+    assert [k.state for k in closed.events] == ["closed"]
+    assert wanted(closed, [], POLICY, SOON) == ("us1",)
+    watchlist, decisions = advance(closed, [Sighting(_quake(60, magnitude=7.0), AREA)], POLICY, SOON)
+    assert [(k.state, k.announced.revision) for k in watchlist.events] == [("active", 2)]
+    quiet, (decision,) = advance(closed, [], POLICY, SOON)
+    assert (quiet.events[0].state, "the clock was ahead" in decision.reason) == ("active", True)
+
+
+def test_advance_takes_no_time_after_now_for_true():
+    ahead = SOON + timedelta(days=400)
+    declined, (decision,) = _after((ahead, [Sighting(QUAKE, AREA)]))
+    assert "first seen 400 days later" in decision.reason
+    assert wanted(declined, [], POLICY, SOON) == ("us1",)
+    watchlist, _ = advance(declined, [Sighting(QUAKE, AREA)], POLICY, SOON)
+    assert [(k.state, k.first_seen_utc) for k in watchlist.events] == [("active", SOON)]
+    asked, _ = advance(_after(_active())[0], [Sighting(QUAKE)], POLICY, SOON + timedelta(days=2))
+    assert wanted(asked, [], POLICY, SOON) == ("us1",)
+
+
+def test_advance_is_not_stopped_by_a_document_from_the_future():
+    watchlist, _ = _after(_active(), (SOON, [Sighting(_quake(60 * 24 * 365 * 50))]))
+    assert wanted(watchlist, [replace(_quake(60), detailed=False)], POLICY, SOON) == ("us1",)
+    revised, _ = advance(watchlist, [Sighting(_quake(60, magnitude=7.0))], POLICY, SOON)
+    assert [a.revision for a in revised.outbox] == [1, 2]
+
+
+def test_advance_decides_on_the_others_where_one_cannot_be():
+    flat = replace(AREA, geometry=None)  # whatever it is that goes wrong within
+    failures = []
+    watchlist, _ = advance(
+        Watchlist(), [Sighting(QUAKE, flat), Sighting(_quake(ids=("us2",)), AREA)], POLICY, SOON, failures=failures
+    )
+    assert [k.id for k in watchlist.events] == ["us2"]
+    assert "us1: unexpected AttributeError" in failures[0]
+    with pytest.raises(StoreError, match="us1: unexpected"):
+        advance(Watchlist(), [Sighting(QUAKE, flat)], POLICY, SOON)
+
+
 def test_advance_forgets_what_it_declined_long_ago():
     watchlist, _ = _after((SOON, [Sighting(_quake(depth_km=500.0))]), (SOON + timedelta(days=31), []))
     assert watchlist.events == ()

@@ -1,0 +1,28 @@
+"""One thing's failure that stops no other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from catalog.schema import LandslideError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def kept_apart(what: str, failures: list[str]) -> Iterator[None]:
+    """Keep what fails inside from the others of a loop: it is added to `failures`, which the loop's owner raises.
+
+    The one broad `except` of this house. Watchers and housekeeping follow many events for months, with data of
+    strangers and through libraries that raise what they like: a fault in one event, ours included, must not leave the
+    others without a response. It hides nothing: the log has the traceback, and the run ends as failed.
+    """
+    try:
+        yield
+    except LandslideError as error:
+        failures.append(f"{what}: {error}")
+    except Exception as error:
+        logger.exception("%s failed unexpectedly", what)
+        failures.append(f"{what}: unexpected {type(error).__name__}: {error}; the log says where; please report it")
