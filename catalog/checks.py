@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import geopandas
 import numpy as np
@@ -21,11 +22,22 @@ from shapely.ops import unary_union
 from catalog.config import DEFAULT_BLOCK_PX, Event, RunConfig
 from catalog.files import probe_root
 from catalog.grid import Bounds, Grid, snap_grid, utm_epsg
-from catalog.items import BAND_INDEX, BASELINE, ITEM_SUFFIXES, LOCAL, local_item, search_stac, stored_items
-from catalog.rasters import RasterInfo, describe_raster, open_raster
+from catalog.items import (
+    BAND_INDEX,
+    BASELINE,
+    ITEM_SUFFIXES,
+    LOCAL,
+    hosts_within,
+    local_item,
+    search_stac,
+    stored_items,
+)
+from catalog.opening import open_raster
+from catalog.rasters import RasterInfo, describe_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
 from catalog.sensors import Sensor, sensor
+from catalog.web import ANY_PUBLIC
 
 logger = logging.getLogger(__name__)
 
@@ -123,11 +135,15 @@ def _epoch(role: Role, config: RunConfig, entry: Sensor, aoi: geopandas.GeoDataF
     if files:
         time = _aware(time) if time else None
         items: Sequence[pystac.Item] = [item for path in files for item in _items_of(path, entry, time)]
+        named = hosts_within(items)  # by files that a person gave
     elif config.stac is not None:
         items = _search(role, config, entry, aoi)
+        own = urlsplit(config.stac.url)
+        named = (own.netloc, *(host for host in hosts_within(items) if host.partition(":")[0] == own.hostname))
     else:
         return None
-    return Epoch(role, entry.name, tuple(item.to_dict(transform_hrefs=False) for item in items), tuple(masks))
+    hosts = config.hosts or (*named, ANY_PUBLIC)
+    return Epoch(role, entry.name, tuple(item.to_dict(transform_hrefs=False) for item in items), tuple(masks), hosts)
 
 
 def _items_of(path: str, entry: Sensor, time_utc: datetime | None) -> tuple[pystac.Item, ...]:
@@ -162,7 +178,7 @@ def _describe(epoch: Epoch, entry: Sensor) -> list[RasterInfo]:
     infos = []
     for item in epoch.items:
         asset = next(item["assets"][key] for key in entry.bands[entry.required[0]].assets if key in item["assets"])
-        infos.append(describe_raster(asset["href"]))
+        infos.append(describe_raster(asset["href"], opening=epoch.opening(item)))
         if item["properties"].get(LOCAL):
             for path, indexes in _band_files(item, entry).items():
                 _check_values(describe_raster(path), entry, indexes=indexes)

@@ -110,6 +110,9 @@ class RunConfig(Strict):
     """Accept a DEM in a geographic CRS and reproject it."""
     aoi: str | None = None
     event: Event | None = None
+    hosts: tuple[str, ...] = ()
+    """Hosts that the items of others may lead to: `name`, `name:port`, `*.name` for its public subdomains; none = those
+    that given files of items name, the STAC API's own, and every public one."""
     model: str = DEFAULT_MODEL
     """A registered model's name, or a folder or file with weights and card."""
     labels: str | None = None

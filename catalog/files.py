@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from functools import lru_cache
+import re
+from collections.abc import Iterable
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -15,7 +17,9 @@ import fsspec
 from botocore.exceptions import BotoCoreError
 
 from catalog.config import environment
+from catalog.ranges import RemoteFile, whole_file
 from catalog.schema import InputError
+from catalog.web import ANY_PUBLIC
 
 HTTP_OPTIONS: Final = {
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
@@ -27,9 +31,53 @@ HTTP_OPTIONS: Final = {
 """Seconds, bytes a second, and tries: without them GDAL waits for a silent server for ever."""
 
 
+ARCHIVE: Final = re.compile(r"/vsi(zip|tar|gzip|7z|rar)/")
+"""GDAL's way to a file inside a local archive: /vsizip/FOLDER/scene.zip/post.tif."""
+
+Place = Literal["local", "archive", "http", "s3"]
+
+
 def is_url(path: str) -> bool:
     """True for what GDAL and fsspec read over the network, and for GDAL's own virtual files."""
     return "://" in path or path.startswith("/vsi")
+
+
+def place_of(path: str) -> Place:
+    """Where a file is: local, in a local archive, on a web server or on S3.
+
+    Raises: InputError for every other kind of address.
+
+    >>> place_of("scene/post.tif"), place_of("https://host/post.tif"), place_of("s3://bucket/post.tif")
+    ('local', 'http', 's3')
+    """
+    if ARCHIVE.match(path):
+        archive_of(path)
+        return "archive"
+    scheme = path.partition("://")[0].lower() if "://" in path else ""
+    if scheme in ("http", "https"):
+        return "http"
+    if scheme == "s3":
+        return "s3"
+    if scheme or path.startswith("/vsi"):
+        raise InputError(
+            f"{path}: is no address that is read here; expected a file, http(s)://, s3:// or /vsizip/ARCHIVE.zip/FILE; "
+            "write it as one of these, or copy the file"
+        )
+    return "local"
+
+
+def archive_of(path: str) -> Path:
+    """The local archive that a /vsizip/ path leads into.
+
+    Raises: InputError when there is none.
+    """
+    inside = path[ARCHIVE.match(path).end() :] if ARCHIVE.match(path) else path  # type: ignore[union-attr]
+    braced = re.match(r"\{([^{}]*)\}", inside)
+    named = Path(braced[1] if braced else inside)
+    found = next((place for place in (named, *named.parents) if place.is_file()), None)
+    if found is None:
+        raise InputError(f"{path}: there is no such archive; expected /vsizip/FOLDER/ARCHIVE.zip/FILE; check the path")
+    return found
 
 
 def absolute(path: str) -> str:
@@ -38,6 +86,9 @@ def absolute(path: str) -> str:
     >>> absolute("s3://scenes/post.tif")
     's3://scenes/post.tif'
     """
+    start = ARCHIVE.match(path)
+    if start and not path[start.end() :].startswith("{"):
+        return start[0] + os.path.abspath(path[start.end() :])
     return path if is_url(path) else str(Path(path).resolve())
 
 
@@ -64,8 +115,19 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def exists(path: str) -> bool:
     """True when there is such a file."""
+    if place_of(path) == "http":
+        try:
+            with RemoteFile(path, hosts=own_hosts(path)):
+                return True
+        except OSError:
+            return False
     fs, place = filesystem(path)
     return bool(fs.exists(place))
+
+
+def own_hosts(path: str) -> tuple[str, ...]:
+    """Hosts that an address which a person named may lead to: its own, and public ones it sends on to."""
+    return urlsplit(path).netloc.rpartition("@")[2], ANY_PUBLIC
 
 
 def sha256_of(path: str) -> str:
@@ -74,6 +136,10 @@ def sha256_of(path: str) -> str:
     Raises: InputError when it cannot be read.
     """
     try:
+        if place_of(path) == "http":
+            with RemoteFile(path, hosts=own_hosts(path)) as file:
+                state = file.state
+            return _remote_digest(path, state) if state else _digest_of(whole_file(path, hosts=own_hosts(path)))
         fs, place = filesystem(path)
         return _digest(path, fs.ukey(place))
     except OSError as error:
@@ -84,10 +150,21 @@ def sha256_of(path: str) -> str:
 def _digest(path: str, state: str) -> str:
     """The digest of a file in a state: `state` changes with size and time of change."""
     del state
-    digest = hashlib.sha256()
     with fsspec.open(path, "rb", **storage_options(path)) as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
+        return _digest_of(iter(partial(file.read, 1 << 22), b""))
+
+
+@lru_cache(maxsize=1024)
+def _remote_digest(url: str, state: str) -> str:
+    """The digest of what a web server has at an address, in a state that the server told of."""
+    del state
+    return _digest_of(whole_file(url, hosts=own_hosts(url)))
+
+
+def _digest_of(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -128,7 +128,7 @@ def _qa_place(
 def stored_items(path: str | Path, sensor: Sensor) -> tuple[pystac.Item, ...]:
     """Items of a file that holds a STAC Item or ItemCollection; their order is that of preference.
 
-    An asset's href may be relative to the file. Such items count as STAC's: by id and `updated`, not by content.
+    An asset's href may be relative to the file, and lead to what lies beside it or below.
 
     Raises: InputError when the file is no such thing, or an item lacks a band or leads elsewhere than to files,
     http(s):// and s3://.
@@ -153,15 +153,32 @@ def stored_items(path: str | Path, sensor: Sensor) -> tuple[pystac.Item, ...]:
 
 
 def _placed(href: str, holder: Path, *, item_id: str) -> str:
-    """Where an asset is, of an item that a file holds."""
+    """Where an asset is, of an item that a file holds: an address, or a file in the holder's folder or below it."""
     if not is_url(href):
-        return str((holder.resolve().parent / href).resolve())
+        folder = holder.resolve().parent
+        place = (folder / href).resolve()
+        if not place.is_relative_to(folder):
+            raise InputError(
+                f"{holder}: item {item_id} leads to {href!r:.200}; expected files beside it or below: others may not "
+                "choose among all files; put it above its files, or give the files themselves"
+            )
+        return str(place)
+    _check_address(href, item_id=item_id, holder=str(holder))
+    return href
+
+
+def _check_address(href: str, *, item_id: str, holder: str) -> None:
     parts = urlsplit(href)
     if parts.scheme not in READ_SCHEMES or "@" in parts.netloc:
         raise InputError(
             f"{holder}: item {item_id} leads to {href!r:.200}; expected a file, http(s):// or s3://, without a password"
         )
-    return href
+
+
+def hosts_within(items: Iterable[pystac.Item]) -> tuple[str, ...]:
+    """The hosts that the items lead to, each once."""
+    hrefs = (asset.href for item in items for asset in item.assets.values() if is_url(asset.href))
+    return tuple(sorted({urlsplit(href).netloc for href in hrefs if urlsplit(href).scheme in READ_SCHEMES[:2]}))
 
 
 def check_bands(item_id: str, assets: Sequence[str], sensor: Sensor, *, fix: str) -> None:
@@ -184,7 +201,8 @@ def search_stac(
 
     Items whose `eo:cloud_cover` is above the configured limit are left out; one that does not say it is kept.
 
-    Raises: InputError when the API does not answer, or an item lacks a band.
+    Raises: InputError when the API does not answer, or an item lacks a band or leads elsewhere than to http(s):// and
+    s3://.
     """
     try:
         client = Client.open(stac.url, timeout=TIMEOUT_S)
@@ -194,6 +212,9 @@ def search_stac(
     clear = [item for item in found if (item.properties.get("eo:cloud_cover") or 0) <= stac.max_cloud_percent]
     for item in clear:
         check_bands(item.id, list(item.assets), sensor, fix=f"choose the sensor that fits collection {stac.collection}")
+        item.properties.pop(LOCAL, None)
+        for asset in item.assets.values():
+            _check_address(asset.href, item_id=item.id, holder=f"STAC {stac.url}")
     logger.info("STAC %s: %d items found, %d clear enough", stac.collection, len(found), len(clear))
     return tuple(sorted(clear, key=lambda item: item.datetime or start))
 

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 from catalog.grid import is_metric
-from catalog.rasters import RasterInfo, describe_raster, open_raster
+from catalog.opening import open_raster
+from catalog.rasters import RasterInfo, describe_raster
 from catalog.schema import LANDSLIDE, NOT_OBSERVED, FloatArray, InputError
 from catalog.tiles import RGB, LabelledTiles, cut
 

@@ -15,7 +15,7 @@ from catalog.config import Strict, as_keys, environment, parse_config
 from catalog.schema import InputError
 from catalog.sensors import SENSORS
 
-DECIDED: Final = ("name", "post", "pre", "stac", "sensor", "aoi", "event", "root", "out")
+DECIDED: Final = ("name", "post", "pre", "stac", "sensor", "aoi", "event", "hosts", "root", "out")
 """Keys of a detection that the response decides."""
 USGS_HOST: Final = "earthquake.usgs.gov"
 

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RioWindow
 
-from catalog.files import gdal_options, is_url
 from catalog.grid import Bounds, is_metric
+from catalog.opening import PERSON, Opening, open_raster
 from catalog.schema import FloatArray, InputError
 
 STEPS_PER_PX: Final = 1024
@@ -80,29 +78,14 @@ class RasterInfo:
         return left, bottom, right, top
 
 
-@contextmanager
-def open_raster(path: str) -> Iterator[Any]:
-    """An open rasterio dataset.
-
-    Raises: InputError when the file is missing or is not a raster.
-    """
-    if not is_url(path) and not Path(path).exists():
-        raise InputError(f"{path}: the file does not exist; expected a raster; check the path")
-    try:
-        with rasterio.Env(**gdal_options(path)), rasterio.open(path) as dataset:
-            yield dataset
-    except RasterioIOError as error:
-        raise InputError(f"{path}: cannot be read as a raster ({error}); expected e.g. a GeoTIFF") from None
-
-
-def describe_raster(path: str | Path, *, allow_geographic: bool = False) -> RasterInfo:
+def describe_raster(path: str | Path, *, allow_geographic: bool = False, opening: Opening = PERSON) -> RasterInfo:
     """What the file is, without reading its pixels.
 
     Raises: InputError when it is missing, no raster, without CRS, rotated, or (unless allowed) not in metres.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said below as an error, with what to do
-        with open_raster(str(path)) as dataset:
+        with open_raster(str(path), opening) as dataset:
             _check_georeference(dataset, str(path), allow_geographic=allow_geographic)
             return _describe(dataset, str(path))
 
@@ -201,7 +184,13 @@ class Decoding:
 
 
 def sample(
-    path: str, geobox: GeoBox, *, decoding: Decoding, method: Method = "bilinear", fill: float = math.nan
+    path: str,
+    geobox: GeoBox,
+    *,
+    decoding: Decoding,
+    method: Method = "bilinear",
+    fill: float = math.nan,
+    opening: Opening = PERSON,
 ) -> FloatArray:
     """Values (bands, y, x) float32 of a raster on a GeoBox; `fill` (NaN) where there are none.
 
@@ -210,7 +199,7 @@ def sample(
 
     Raises: InputError when the file cannot be read.
     """
-    with open_raster(path) as dataset:
+    with open_raster(path, opening) as dataset:
         subsamples = 1 if method == "nearest" else _subsamples(dataset, geobox)
         count = len(decoding.indexes)
         total, valid = (np.zeros((count, *geobox.shape), np.float32) for _ in range(2))
@@ -222,7 +211,9 @@ def sample(
         try:
             values = _read(dataset, window, decoding)
         except RasterioError as error:
-            raise InputError(f"{path}: its pixels cannot be read ({error}); the file may be damaged") from None
+            raise InputError(
+                f"{path}: its pixels cannot be read ({error}); the file may be damaged, or its server gone"
+            ) from None
     for rows, cols in rows_cols:
         one = _interpolate(values, rows - window.row_off, cols - window.col_off, method=method)
         seen = ~np.isnan(one)

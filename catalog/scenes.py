@@ -26,7 +26,8 @@ from pystac.utils import str_to_datetime
 from catalog.files import absolute, name_of, sha256_of
 from catalog.grid import Bounds
 from catalog.items import BAND_INDEX, BASELINE, LOCAL, find_asset
-from catalog.rasters import Decoding, Method, describe_raster, open_raster, sample
+from catalog.opening import PERSON, Opening, open_raster
+from catalog.rasters import Decoding, Method, describe_raster, sample
 from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
 from catalog.sensors import QaRule, Sensor, reflectance_offset, sensor
 
@@ -55,6 +56,8 @@ class Epoch:
     sensor: str
     items: tuple[dict[str, Any], ...]
     masks: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    """Hosts that items of others may lead to."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -122,7 +125,15 @@ class Epoch:
         """Bounds of each scene's raster in a CRS, m; read from the header of its first required band."""
         keys = sensor(self.sensor).bands[sensor(self.sensor).required[0]].assets
         found = [find_asset(item, keys) for item in self.items]
-        return [describe_raster(str(asset["href"])).bounds_in(epsg) for asset in found if asset is not None]
+        return [
+            describe_raster(str(asset["href"]), opening=self.opening(item)).bounds_in(epsg)
+            for item, asset in zip(self.items, found, strict=True)
+            if asset is not None
+        ]
+
+    def opening(self, item: Mapping[str, Any]) -> Opening:
+        """How an item's files are opened: a person's own, or what others named."""
+        return PERSON if item["properties"].get(LOCAL) else Opening(self.hosts)
 
 
 def _origin(item: Mapping[str, Any]) -> list[Any]:
@@ -178,24 +189,23 @@ def read_epoch(epoch: Epoch, geobox: GeoBox) -> list[xr.Dataset]:
     mask = _masks(epoch.masks, geobox)
     scenes = []
     for item in epoch.items:
-        layers = (
-            _bands(item, sensor(epoch.sensor), epoch.bands, geobox) | _quality(item, epoch, geobox) | {"mask": mask}
-        )
+        layers = _bands(item, epoch, geobox) | _quality(item, epoch, geobox) | {"mask": mask}
         variables = {name: (("y", "x"), layer) for name, layer in layers.items()}
         attrs = {"id": item["id"], "datetime": item["properties"].get("datetime") or ""}
         scenes.append(xr.Dataset(variables, coords, attrs))
     return scenes
 
 
-def _bands(item: Mapping[str, Any], entry: Sensor, bands: Sequence[str], geobox: GeoBox) -> dict[str, Any]:
+def _bands(item: Mapping[str, Any], epoch: Epoch, geobox: GeoBox) -> dict[str, Any]:
+    entry = sensor(epoch.sensor)
     by_file: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
-    for band in bands:
+    for band in epoch.bands:
         asset = find_asset(item, entry.bands[band].assets)
         if asset is not None:
             by_file.setdefault(asset["href"], []).append((band, asset))
     layers: dict[str, Any] = {}
     for href, members in by_file.items():
-        stack = _lazy(href, geobox, decoding=_decoding(item, entry, members))
+        stack = _lazy(href, geobox, decoding=_decoding(item, entry, members), opening=epoch.opening(item))
         layers |= {band: stack[i] for i, (band, _) in enumerate(members)}
     return layers
 
@@ -228,7 +238,10 @@ def _quality(item: Mapping[str, Any], epoch: Epoch, geobox: GeoBox) -> dict[str,
         scales=(1.0,) if index else (1.0,) * len(UDM2_CLASSES),
         offsets=(0.0,) if index else (0.0,) * len(UDM2_CLASSES),
     )
-    stack = _lazy(asset["href"], geobox, decoding=decoding, method="nearest", fill=source.fill if index else 0)
+    stack = _lazy(
+        asset["href"], geobox, decoding=decoding, method="nearest", fill=source.fill if index else 0,
+        opening=epoch.opening(item),
+    )  # fmt: skip
     layer = stack[0] if index else da.map_blocks(_fold_classes, stack, drop_axis=0, dtype=np.float32)  # type: ignore[no-untyped-call]
     return {source.variable: layer.astype(source.dtype)}
 
@@ -247,7 +260,15 @@ def _masks(paths: Sequence[str], geobox: GeoBox) -> Any:  # noqa: ANN401 - dask 
     return mask
 
 
-def _lazy(path: str, geobox: GeoBox, *, decoding: Decoding, method: Method = "bilinear", fill: float = math.nan) -> Any:  # noqa: ANN401 - dask is untyped
+def _lazy(
+    path: str,
+    geobox: GeoBox,
+    *,
+    decoding: Decoding,
+    method: Method = "bilinear",
+    fill: float = math.nan,
+    opening: Opening = PERSON,
+) -> Any:  # noqa: ANN401 - dask is untyped
     """`sample` as a lazy (bands, y, x) float32 array; each chunk reads the pixels it needs."""
     return da.map_blocks(  # type: ignore[no-untyped-call]
         _sample_chunk,
@@ -259,6 +280,7 @@ def _lazy(path: str, geobox: GeoBox, *, decoding: Decoding, method: Method = "bi
         decoding=decoding,
         method=method,
         fill=fill,
+        opening=opening,
     )
 
 
@@ -273,6 +295,7 @@ def _sample_chunk(
     decoding: Decoding,
     method: Method,
     fill: float,
+    opening: Opening,
     block_info: Mapping[Any, Any] | None = None,
 ) -> FloatArray:
     if block_info is None:
@@ -280,7 +303,7 @@ def _sample_chunk(
     _, (y0, y1), (x0, x1) = block_info[None]["array-location"]
     a, _, left, _, e, top = geobox.transform[:6]
     part = GeoBox((y1 - y0, x1 - x0), Affine(a, 0, left + x0 * a, 0, e, top + y0 * e), geobox.crs)
-    return sample(path, part, decoding=decoding, method=method, fill=fill)
+    return sample(path, part, decoding=decoding, method=method, fill=fill, opening=opening)
 
 
 # --- elevation -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import logging
 import re
-import warnings
 from bisect import bisect_right
 from collections.abc import Collection
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rasterio.errors import NotGeoreferencedWarning
 
-from catalog.rasters import open_raster
+from catalog.opening import open_unplaced
 from catalog.schema import NOT_OBSERVED, FloatArray, InputError, MaskArray
 
 logger = logging.getLogger(__name__)
@@ -136,10 +134,8 @@ def _numbered(folder: Path, kind: str) -> dict[int, Path]:
 
 def _read_h5(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """An array of an HDF5 file; GDAL takes the first of three axes for its bands, which keeps their order."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the tiles have no place
-        with open_raster(f'HDF5:"{path}"://{key}') as dataset:
-            values = dataset.read().astype(np.float64)
+    with open_unplaced(f'HDF5:"{path}"://{key}', driver="HDF5Image") as dataset:
+        values = dataset.read().astype(np.float64)
     values = values[0] if len(shape) == 2 else values
     if values.shape != shape or not np.isfinite(values).all():
         raise InputError(f"{path}: got {values.shape} in `{key}`; expected finite values {shape}; download it again")

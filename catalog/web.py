@@ -22,6 +22,8 @@ import defusedxml.ElementTree
 from catalog.schema import InputError, LandslideError
 
 SCHEMES: Final = ("http", "https")
+ANY_PUBLIC: Final = "*"
+"""As an entry of `hosts`: every host with a public address."""
 MAX_BYTES: Final = 32 * 1024**2
 MAX_DEPTH: Final = 64
 TIMEOUT_S: Final = 30.0
@@ -37,7 +39,8 @@ class Unanswered(LandslideError):
 def check_url(url: str, *, hosts: Sequence[str]) -> SplitResult:
     """The parts of an address that may be read.
 
-    An exact entry of `hosts` is trusted wherever its name leads; what a `*.name` fits must lead to a public address.
+    An exact entry of `hosts` is trusted wherever its name leads; what a `*.name` (or `*`) fits must lead to a public
+    address.
 
     Raises: InputError for another scheme, a name or password in it, or a host that is not among `hosts`.
 
@@ -65,7 +68,13 @@ def check_url(url: str, *, hosts: Sequence[str]) -> SplitResult:
 
 
 def _fits_wildcard(host: str, hosts: Sequence[str]) -> bool:
-    return any(entry.startswith("*.") and host.endswith(entry[1:].lower()) for entry in hosts)
+    return any(entry == ANY_PUBLIC or (entry.startswith("*.") and host.endswith(entry[1:].lower())) for entry in hosts)
+
+
+def check_peer(address: str, *, host: str, port: int, hosts: Sequence[str]) -> None:
+    """Raise InputError when a connection to a host that only a wildcard allowed leads to an address inside."""
+    if not {entry.lower() for entry in hosts} & {host.lower(), f"{host.lower()}:{port}"}:
+        _refuse_inward(address, host)
 
 
 def _check_public(host: str, url: str) -> None:
@@ -159,10 +168,9 @@ class _Watched(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
             def connect(self) -> None:
                 super().connect()
                 guard.deadline.watch(self.sock)
-                exact = {entry.lower() for entry in guard.hosts} & {self.host, f"{self.host}:{self.port}"}
                 address = str(self.sock.getpeername()[0])
-                if not exact and _fits_wildcard(self.host, guard.hosts):
-                    _refuse_inward(address, self.host)
+                if _fits_wildcard(self.host, guard.hosts):  # else it is a proxy, or exact
+                    check_peer(address, host=self.host, port=self.port, hosts=guard.hosts)
 
         return Connection
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from geopandas import GeoSeries
 from shapely import Polygon, box
@@ -287,11 +288,17 @@ def detection_of(policy: Policy, event: Event, found: PartOutlook) -> dict[str, 
         **imagery,
         "name": found.part.name,
         "aoi": str(folder / AREA_FILE),
+        "hosts": allowed_hosts(policy),
         "event": event.model_dump(mode="json"),
         "sensor": found.sensor,
         "root": policy.root,
         "out": policy.out,
     }
+
+
+def allowed_hosts(policy: Policy) -> tuple[str, ...]:
+    """Hosts that imagery may come from: the operator's, and those of the STAC APIs."""
+    return (*policy.hosts, *dict.fromkeys(urlsplit(source.url).netloc for source in policy.imagery.sources))
 
 
 def version_of(policy: Policy, event_id: str, found: PartOutlook, *, product: str, now: datetime) -> Version:

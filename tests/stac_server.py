@@ -80,7 +80,8 @@ class Search(BaseHTTPRequestHandler):
             "type": "Catalog", "id": "api", "stac_version": "1.0.0", "description": "-",
             "conformsTo": ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"],
             "links": [{"rel": "self", "href": root}, {"rel": "root", "href": root},
-                      {"rel": "search", "href": f"{root}/search", "type": "application/geo+json"}],
+                      *({"rel": "search", "href": f"{root}/search", "type": "application/geo+json", "method": method}
+                        for method in ("GET", "POST"))],
         }  # fmt: skip
         page = {"type": "FeatureCollection", "features": self.features, "links": self.links(root)}
         body = json.dumps(page if self.path.startswith("/search") else landing).encode()
@@ -88,6 +89,8 @@ class Search(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    do_POST = do_GET
 
     def links(self, _root):
         return []

@@ -3,6 +3,7 @@ import threading
 from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import rasterio
 from affine import Affine
 from shapely.geometry import box, mapping
+from stac_server import files_of
 
 from catalog.checks import check_inputs
 from catalog.config import Event, RunConfig
@@ -297,7 +299,8 @@ def api(tmp_path):
     data = picture(bands=4, dtype=np.uint16, low=1200, high=4000)
     paths = [write(tmp_path / f"b{index}.tif", data[index : index + 1]) for index in range(4)]
     paths.append(write(tmp_path / "scl.tif", np.full((1, 60, 60), 4, np.uint8)))
-    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server, files_of(tmp_path) as host:
+        paths = [f"http://{host}/{Path(path).name}" for path in paths]
         url = f"http://127.0.0.1:{server.server_port}"
         links = [{"rel": "self", "href": url}, {"rel": "root", "href": url}]
         links += [
