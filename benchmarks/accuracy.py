@@ -30,8 +30,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.augment import Tiles
 from models.calibration import Calibration, calibration_error, fit_calibration
 from models.cards import ModelCard, find_weights, load_card
+from models.numerics import autocast, best_mode, choose_device, processor
 from models.predictor import Predictor
-from models.training import TrainConfig, Watcher, choose_device, device_name, fit
+from models.training import TrainConfig, Watcher, fit
 from tasks.evaluation import pixel_scores, scores
 from tasks.thresholds import scene_threshold
 
@@ -147,7 +148,7 @@ def cost(network: nn.Module) -> dict[str, float]:
         network.eval()(torch.zeros(1, 3, 512, 512))
     window = torch.zeros(1, 3, TIMED_PX, TIMED_PX).contiguous(memory_format=torch.channels_last)
     times = []
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode(), autocast("cpu", best_mode("cpu")):
         for _ in range(9):
             started = time.perf_counter()
             network(window)
@@ -177,7 +178,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
         "noise": noise(predictor),
         "card": {"threshold": card.threshold, "calibration": asdict(card.calibration), "median_rgb": card.median_rgb},
         "seconds": round(seconds),
-        "device": device_name(),
+        "device": processor(),
         "budget": {k: v for k, v in asdict(BUDGET).items() if k in ("steps", "batch", "crop_px", "learning_rate")},
     }
 

@@ -30,9 +30,10 @@ from torch import nn
 from models.adaptation import AdaptConfig, adapt
 from models.augment import Tiles
 from models.cards import ModelCard
+from models.numerics import choose_device, processor
 from models.predictor import Predictor
 from models.registry import create_model, extend_to_adanet
-from models.training import TrainConfig, choose_device, device_name, fit
+from models.training import TrainConfig, fit
 from tasks.scenario import FINE_TUNING
 from tasks.thresholds import margin_threshold
 
@@ -105,7 +106,7 @@ def run(method: str, seed: int) -> dict[str, Any]:
         "patches": None if method == ORACLE else new_ground(predictor, patches(), levelled=True),
         "rounds": rounds,
         "seconds": round(seconds),
-        "device": device_name(),
+        "device": processor(),
     }
 
 

@@ -25,6 +25,7 @@ from skimage.filters import threshold_otsu
 from catalog.config import data_dir
 from catalog.tiles import LANDSLIDE4SENSE, read_landslide4sense
 from models.losses import soft_dice_loss
+from models.numerics import autocast, best_mode
 from models.pretrained import imagenet_state
 from models.training import normalise_images
 from tasks.evaluation import pixel_scores, scores
@@ -76,7 +77,7 @@ def unet(epochs: int) -> dict[str, float | int | None]:
         pixels = torch.from_numpy(images[picks]).permute(0, 3, 1, 2).float()
         pixels = torch.nn.functional.interpolate(pixels, scale_factor=2, mode="bilinear")
         labels = torch.from_numpy(masks[picks]).repeat_interleave(2, 1).repeat_interleave(2, 2).long()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu", best_mode("cpu")):
             logits = network(normalise_images(pixels))
         loss = torch.nn.functional.cross_entropy(logits.float(), labels) + soft_dice_loss(logits, labels)
         optimizer.zero_grad()

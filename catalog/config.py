@@ -25,6 +25,9 @@ OUR_SUFFIXES: Final = (".json", ".geojson", ".gpkg", ".zarr", ".ledger", ".lock"
 PART_NAME: Final = re.compile(r".*-32[67]\d\d")
 """What the part of an event in one UTM zone (its EPSG code) is called: no event is."""
 
+Precision = Literal["auto", "fp32", "bf16"]
+"""Number format of a network: what the hardware computes fastest, or one of these."""
+
 FLAG_NAMES: Final = {
     "post_time": "post_time_utc",
     "pre_time": "pre_time_utc",
@@ -131,6 +134,8 @@ class RunConfig(Strict):
     """Landslide probability from which a pixel is a landslide: a number, the model card's, or the scene's own."""
     min_area_m2: float | None = Field(default=None, ge=0)
     """Smallest landslide delivered; None = a 3 x 3 pixel square of the network or imagery, the coarser."""
+    precision: Precision = "auto"
+    """Number format of the network; it belongs to the result."""
     gsd_m: float | None = Field(default=None, gt=0)
     """Pixel size of the product; None = the imagery's own."""
     block_px: int = Field(default=DEFAULT_BLOCK_PX, ge=256, le=16384)
@@ -217,6 +222,8 @@ class TrainRun(TileRun):
     """Weights to go on from: a registered name, a folder or a file with its card; None = ImageNet's."""
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=900, ge=1)
+    precision: Precision = "auto"
+    """Number format of the network; it belongs to the weights."""
     batch: int = Field(default=16, ge=2)
     """Crops a step: batch statistics need two."""
     crop_px: int = Field(default=192, ge=64, multiple_of=16)

@@ -52,6 +52,9 @@ def detect(
     threshold: Annotated[
         str | None, typer.Option(help="Landslide probability that counts: a number, `card`, or `scene` (default).")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the network: fp32, bf16, or what the hardware does fastest (auto, default).")
+    ] = None,
     min_area: Annotated[float | None, typer.Option(help="Smallest landslide, m2.")] = None,
     gsd: Annotated[float | None, typer.Option(help="Pixel size of the product, m.")] = None,
     block: Annotated[int | None, typer.Option(help="Block size, px: a power of two.")] = None,
@@ -71,7 +74,7 @@ def detect(
         "pre_time_utc": pre_time, "model": model, "labels": labels,
         "labelled_area": labelled_area, "adapt": adapt, "leave_out": leave_out,
         "network_steps": network_steps,
-        "threshold": threshold, "min_area_m2": min_area, "gsd_m": gsd,
+        "threshold": threshold, "precision": precision, "min_area_m2": min_area, "gsd_m": gsd,
         "block_px": block, "root": root, "out": out,
     }  # fmt: skip
     values = as_keys(read_config(config)) | given(flags)
@@ -119,6 +122,7 @@ def adapt(
     sensor: Annotated[str | None, typer.Option(help="Of a raster: rgb8, sentinel2-l2a ...")] = None,
     model: Annotated[str | None, typer.Option(help="Network to start from.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the optimiser.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the network: fp32, bf16 or auto (default).")] = None,
     root: Annotated[str | None, typer.Option(help="Where stores live.")] = None,
     out: Annotated[str | None, typer.Option(help="Weights go to OUT/EVENT_ID/networks/.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes of a local cluster.")] = None,
@@ -130,7 +134,7 @@ def adapt(
     """
     flags = {
         "adapt": tiles, "leave_out": leave_out, "labels": labels, "labelled_area": labelled_area, "name": name,
-        "sensor": sensor, "model": model, "network_steps": steps, "root": root, "out": out,
+        "sensor": sensor, "model": model, "network_steps": steps, "precision": precision, "root": root, "out": out,
     }  # fmt: skip
     values = _scene_values(scene) | given(flags)
     if workers is not None:

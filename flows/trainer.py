@@ -72,6 +72,9 @@ def train(
         int | None, typer.Option(show_default=_default("seed"), help="The same seed and threads give the same weights.")
     ] = None,
     steps: Annotated[int | None, typer.Option(show_default=_default("steps"), help="Steps of the optimiser.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(show_default=_default("precision"), help="Number format: fp32, bf16 or auto.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(show_default=_default("batch"), help="Crops in a step.")] = None,
     crop: Annotated[
         int | None,
@@ -122,7 +125,8 @@ def train(
     """
     flags = {
         "tiles": tiles, "out": out, "model": model, "start": start, "leave_out": leave_out,
-        "hold_out": hold_out, "landslide_share": landslide_share, "seed": seed, "steps": steps, "batch": batch,
+        "hold_out": hold_out, "landslide_share": landslide_share, "seed": seed, "steps": steps,
+        "precision": precision, "batch": batch,
         "crop_px": crop, "learning_rate": learning_rate, "losses": loss, "noise": noise, "cloud": cloud,
         "epoch_steps": epoch_steps, "patience": patience,
     }  # fmt: skip

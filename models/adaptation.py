@@ -23,7 +23,8 @@ from models.adanet import SOURCE, SOURCE_LABELS, TARGET_LABELS, ADANet, Discrimi
 from models.augment import REFERENCE_GSD_M, Augmentation, Sampler, Tiles
 from models.losses import IGNORE, combine_losses
 from models.matching import Matching, match_tiles
-from models.training import LARGEST_GRADIENT, choose_device, follow, normalise_images, predict_margins
+from models.numerics import Mode, autocast, best_mode, choose_device
+from models.training import descend, follow, normalise_images, predict_margins
 
 POWER: Final = 0.9
 """Of the polynomial decay of both learning rates."""
@@ -69,6 +70,8 @@ class AdaptConfig:
     statistics: Literal["frozen", "per-domain"] = "frozen"
     """Batch norm as the source left it, or with the target's own statistics. Neither mixes the domains."""
     augmentation: Augmentation = Augmentation()
+    mode: Mode = field(default_factory=best_mode)
+    """Number format of the forward pass; in another one the weights come out otherwise."""
 
 
 def adapt(
@@ -137,12 +140,14 @@ class _Adaptation:
             torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=config.steps, power=POWER)
             for optimizer in (self.optimizer, self.judges)
         ]
+        self.scaler = torch.amp.GradScaler(self.device, enabled=config.mode == "fp16")
         self.step = 0
 
     def begin_round(self, threshold: Threshold) -> Round:
         """Label the target by the averaged network; what that network says of it."""
         tiles = self.target.tiles
-        margin = predict_margins(self.average, tiles.images.astype(np.float32), magnify=1).astype(np.float64)
+        images = tiles.images.astype(np.float32)
+        margin = predict_margins(self.average, images, magnify=1, mode=self.config.mode).astype(np.float64)
         cut = max(threshold(margin[self.seen]), float(np.quantile(margin[self.seen], 1 - self.most)))
         landslide = margin >= cut
         if self.step == 0:
@@ -166,7 +171,8 @@ class _Adaptation:
         for name, weight, term in self._target_terms(target_logits, pseudo):
             told[name] = float(term.detach())
             loss = loss + weight * term
-        self._descend(loss)
+        descend(loss, self.network, self.optimizer, self.scaler)
+        self.schedules[0].step()
         if any(config.adversarial):
             told["discriminators"] = self._judge(source_logits, target_logits)
         with self.statistics.of("target"):
@@ -180,7 +186,7 @@ class _Adaptation:
         return inputs, labels.to(self.device)
 
     def _forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        with autocast(self.device, self.config.mode):
             aux, main = self.network(inputs)
         return aux.float(), main.float()
 
@@ -197,13 +203,6 @@ class _Adaptation:
             yield "entropy", config.entropy, mean_entropy(main)
         if config.self_training:
             yield "self-training", config.self_training, self.loss(main, pseudo)
-
-    def _descend(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
-        self.schedules[0].step()
 
     def _judge(self, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> float:
         """Train the discriminators on both domains' maps; their loss."""

@@ -8,6 +8,7 @@ import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,6 +81,17 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _digest_of(weights: Path) -> str:
+    """Hex digest of a weights file, which is read once a process while it stays as it is."""
+    stat = weights.stat()
+    return _digest_while(weights.resolve(), (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _digest_while(path: Path, _state: tuple[int, ...]) -> str:
+    return sha256_of(path)
+
+
 def save_model(network: nn.Module, folder: Path, *, card: dict[str, Any]) -> ModelCard:
     """The card written beside the weights (float16 safetensors) as `<name>.safetensors` and `<name>.json`.
 
@@ -131,7 +143,7 @@ def load_card(weights: Path) -> ModelCard:
             f"model card {path.name}: cannot be read ({error}); expected the card that `landslidenet train` wrote "
             "beside the weights; copy both files again"
         ) from error
-    if card.weights_sha256 != (got := sha256_of(weights)):
+    if card.weights_sha256 != (got := _digest_of(weights)):
         raise ValueError(
             f"model card {path.name}: weights hash is {got[:12]}, the card says {card.weights_sha256[:12]}"
         )

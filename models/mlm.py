@@ -38,7 +38,7 @@ def mlm_fields(
         "mlm:framework_version": str(torch.__version__),
         "mlm:accelerator": None,
         "mlm:accelerator_constrained": False,
-        "mlm:accelerator_summary": "any CPU, or a CUDA device where there is one; bfloat16 autocast",
+        "mlm:accelerator_summary": "any CPU, or a CUDA device where there is one; bfloat16 where the hardware has it",
         "mlm:total_parameters": sum(weights.numel() for weights in network.parameters()),
         "mlm:pretrained": pretrained_source is not None,
         "mlm:pretrained_source": pretrained_source,

@@ -15,29 +15,33 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from models.cards import ModelCard, find_weights, load_card, load_network
+from models.engines import build_engine
 from models.mffenet import STRIDE
-from models.training import batch_on, choose_device, normalise_images
+from models.numerics import Numerics, best_mode, choose_device, choose_numerics
+from models.training import batch_on, normalise_images
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_PX: Final = 64
 
-_CACHE: Final[dict[tuple[str, str], Predictor]] = {}
-"""By weights hash and device."""
+_CACHE: Final[dict[tuple[str, str, Numerics, int], Predictor]] = {}
+"""By weights hash, device, numerics and threads."""
 _LOCK: Final = threading.Lock()
 
 
 class Predictor:
     """A network in eval mode with its card. Calls are serialised: torch uses the threads it was given.
 
+    numerics : how it is computed; None = by torch, in the device's fastest mode.
     `network_s` counts the seconds spent inside the network.
     """
 
-    def __init__(self, network: nn.Module, card: ModelCard, *, device: str) -> None:
+    def __init__(self, network: nn.Module, card: ModelCard, *, device: str, numerics: Numerics | None = None) -> None:
         self.card = card
         self.device = device
+        self.numerics = numerics or Numerics(best_mode(device))
         self.network_s = 0.0
-        self._network = network.to(device).to(memory_format=torch.channels_last)
+        self._logits = build_engine(network, self.numerics, device=device)
         self._lock = threading.Lock()
 
     def predict(self, images: NDArray[np.uint8], *, gsd_m: float) -> NDArray[np.float32]:
@@ -80,13 +84,12 @@ class Predictor:
         height, width = pixels.shape[-2:]
         below, right = -height % STRIDE, -width % STRIDE
         mode = "reflect" if below < height and right < width else "replicate"
-        padded = pad(pixels, (0, right, 0, below), mode=mode).to(self.device)
-        started = time.perf_counter()
-        with self._lock, torch.inference_mode(), torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
-            inputs = normalise_images(padded).contiguous(memory_format=torch.channels_last)
-            logits = self._network(inputs)
-            margin = (logits.float()[:, -1:] - logits.float()[:, :1]).cpu()
-        self.network_s += time.perf_counter() - started
+        padded = pad(pixels, (0, right, 0, below), mode=mode)
+        with self._lock:
+            started = time.perf_counter()
+            logits = self._logits(normalise_images(padded))
+            self.network_s += time.perf_counter() - started
+        margin = logits[:, -1:] - logits[:, :1]
         return torch.sigmoid(self.card.calibration.log_odds(margin[..., :height, :width]))
 
 
@@ -104,10 +107,17 @@ def _to_pixels(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
 
 
-def load_predictor(source: str = "mffenet-lite0", *, device: str = "auto", threads: int | None = None) -> Predictor:
+def load_predictor(
+    source: str = "mffenet-lite0",
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    numerics: Numerics | None = None,
+) -> Predictor:
     """The predictor of a registered name or a weights file, loaded once a process and kept while its card is the same.
 
-    device : as torch names it, or `auto`: a CUDA device where there is one, else the CPU.
+    device : as torch names it, or `auto`: a CUDA device where there is one, else the CPU. numerics : how it is
+        computed; None = as fast as the device can.
 
     Raises: ValueError when weights or card are missing or do not fit, or the device is none.
     """
@@ -120,8 +130,10 @@ def load_predictor(source: str = "mffenet-lite0", *, device: str = "auto", threa
     with _LOCK:
         if threads is not None and threads != torch.get_num_threads():
             torch.set_num_threads(threads)
-        key = (card.weights_sha256, choose_device() if device == "auto" else device)
+        place = choose_device() if device == "auto" else device
+        numerics = numerics or choose_numerics(device=place)
+        key = (card.weights_sha256, place, numerics, torch.get_num_threads())
         if key not in _CACHE or _CACHE[key].card != card:
-            _CACHE[key] = Predictor(load_network(weights, card), card, device=key[1])
-            logger.info("network %s on %s, %d threads", card.name, key[1], torch.get_num_threads())
+            _CACHE[key] = Predictor(load_network(weights, card), card, device=place, numerics=numerics)
+            logger.info("network %s on %s in %s, %d threads", card.name, place, numerics, torch.get_num_threads())
         return _CACHE[key]

@@ -22,6 +22,7 @@ from models.augment import Augmentation, Sampler, Tiles
 from models.layers import resize
 from models.losses import Loss, combine_losses
 from models.mffenet import STRIDE
+from models.numerics import Mode, autocast, best_mode, choose_device
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -56,6 +57,8 @@ class TrainConfig:
     landslide_share: float = 0.0
     """Share of crops that are laid around a landslide; 0: wherever they fall."""
     augmentation: Augmentation = Augmentation()
+    mode: Mode = field(default_factory=best_mode)
+    """Number format of the forward pass; in another one the weights come out otherwise."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,6 @@ def normalise_images(images: Tensor) -> Tensor:
     mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1).to(images.device)
     std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1).to(images.device)
     return (images.float() / 255 - mean) / std
-
-
-def choose_device() -> str:
-    """`cuda` where there is a device, else `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def device_name() -> str:
-    """What networks run on: the name of the GPU, or `cpu`."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def batch_on(device: torch.device) -> int:
@@ -149,6 +142,7 @@ class _Training:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.15
         )
+        self.scaler = torch.amp.GradScaler(self.device, enabled=config.mode == "fp16")
         self.identity = identify(tiles, config)
         self.loss: Loss = combine_losses(config.losses)
         self.step, self.since_best, self.best_score = 0, 0, -np.inf
@@ -158,13 +152,10 @@ class _Training:
         """The loss of one more step."""
         images, labels = self.sampler.batch(self.config.batch)
         inputs = normalise_images(images.to(self.device)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        with autocast(self.device, self.config.mode):
             logits = self.network(inputs)
         loss = self.loss(logits, labels.to(self.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
+        descend(loss, self.network, self.optimizer, self.scaler)
         self.schedule.step()
         follow(self.average, self.network, decay=min(self.config.ema_decay, (1 + self.step) / (10 + self.step)))
         self.step += 1
@@ -202,6 +193,7 @@ class _Training:
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "device_rng": torch.cuda.get_rng_state() if self.device == "cuda" else None,
             "sampler_rng": json.dumps(self.sampler.rng.bit_generator.state),
@@ -218,6 +210,7 @@ class _Training:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
         counters = state["counters"]
         self.step, self.since_best, self.best_score = (counters[k] for k in ("step", "since_best", "best_score"))
@@ -278,8 +271,20 @@ def follow(average: nn.Module, network: nn.Module, *, decay: float) -> None:
                 ours.copy_(theirs)
 
 
+def descend(loss: Tensor, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """One step of the optimiser down the clipped gradient; the loss is scaled where float16 would lose small ones."""
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
+    scaler.step(optimizer)
+    scaler.update()
+
+
 @torch.inference_mode()
-def predict_margins(network: nn.Module, images: NDArray[np.float32], *, magnify: float) -> NDArray[np.float32]:
+def predict_margins(
+    network: nn.Module, images: NDArray[np.float32], *, magnify: float, mode: Mode
+) -> NDArray[np.float32]:
     """Margin logit(landslide) - logit(other), (N, H, W), of images (N, H, W, 3) in 0..255, shown magnified.
 
     Sides come to the nearest multiple of 16 px that the network takes.
@@ -291,7 +296,7 @@ def predict_margins(network: nn.Module, images: NDArray[np.float32], *, magnify:
     for batch in torch.split(torch.from_numpy(images).permute(0, 3, 1, 2), batch_on(device)):
         pixels = batch.float().to(device)
         large = interpolate(pixels, size=shown, mode="bicubic", antialias=magnify < 1).clamp(0, 255)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with autocast(device.type, mode):
             logits = network(normalise_images(large).contiguous(memory_format=torch.channels_last))
         margin = logits.float()[:, -1:] - logits.float()[:, :1]
         results.append(_to_size(margin, images.shape[1:3])[:, 0].cpu().numpy())

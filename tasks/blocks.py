@@ -21,6 +21,7 @@ from catalog import reuse, scenes, store
 from catalog.grid import Block, Bounds, Grid, Window
 from catalog.schema import LANDSLIDE, NOT_OBSERVED, OBSERVED_QUALITY, FloatArray, Quality
 from catalog.store import StoreRef
+from models.numerics import Numerics
 from models.predictor import load_predictor
 from tasks import change, extraction, inference, objects, polygons, preprocess, registration, terrain
 
@@ -215,13 +216,14 @@ class InferenceJob:
     tone: inference.Tone
     model: str
     threads: int
+    numerics: Numerics
     network: str
-    """What of the network decides the probabilities, as text."""
+    """What of the network and its numerics decides the probabilities, as text."""
 
 
 def probability_block(job: InferenceJob, block: Block) -> dict[str, Any]:
     """Blended probability and window disagreement of a block, not observed where the imagery is not."""
-    predictor = load_predictor(job.model, threads=job.threads)
+    predictor = load_predictor(job.model, threads=job.threads, numerics=job.numerics)
     grid = job.target.grid
     gsd_m = predictor.card.lattice_gsd(grid.gsd_m)
     lattice = inference.Lattice(predictor.card.window_px, scale=gsd_m / grid.gsd_m)

@@ -21,8 +21,9 @@ from models.cards import ModelCard, find_weights, lattice_gsd, load_card, load_n
 from models.losses import combine_losses
 from models.mffenet import MFFENet
 from models.mlm import mlm_fields
+from models.numerics import Mode, choose_mode, processor
 from models.registry import MODELS, create_model
-from models.training import Epoch, TrainConfig, Watcher, checkpoint_step, device_name, fit, identify
+from models.training import Epoch, TrainConfig, Watcher, checkpoint_step, fit, identify
 from tasks.judging import UNCALIBRATED, at_best_threshold, judge, margins_of
 from tasks.samples import Samples, open_samples
 
@@ -122,6 +123,7 @@ def prepare(run: TrainRun) -> Prepared:
         )
     start = _find_start(run)
     told = {name: getattr(run, name) for name in TOLD} | {"start_sha256": start and start.card.weights_sha256}
+    told["mode"] = choose_mode(run.precision)
     config = TrainConfig(**told, augmentation=Augmentation(impulse=run.noise, cloud=run.cloud))
     try:
         combine_losses(config.losses)
@@ -204,7 +206,7 @@ def train_network(prepared: Prepared, *, on_step: OnStep, on_epoch: OnEpoch) -> 
     start = prepared.start
     network = load_network(start.weights, start.card) if start else _pretrained(prepared.run.model)
     journal = _Journal(prepared, on_epoch)
-    watcher = Watcher(on_step=on_step, on_epoch=journal.add, validate=_validation(prepared.samples.validation))
+    watcher = Watcher(on_step=on_step, on_epoch=journal.add, validate=_validation(prepared))
     try:
         network = fit(network, prepared.samples.train, prepared.config, watcher=watcher, checkpoint=prepared.state)
     except ValueError as error:
@@ -257,12 +259,13 @@ class _Journal:
         self.on_epoch(self.rows)
 
 
-def _validation(tiles: Tiles) -> Callable[[torch.nn.Module], dict[str, float]]:
-    """What scores a network at its best threshold on a fixed third of the tiles."""
+def _validation(prepared: Prepared) -> Callable[[torch.nn.Module], dict[str, float]]:
+    """What scores a network at its best threshold on a fixed third of the validation tiles."""
+    tiles = prepared.samples.validation
     some = tiles.take(np.arange(0, len(tiles), VALIDATE_EVERY))
 
     def validate(network: torch.nn.Module) -> dict[str, float]:
-        margin = margins_of(network, some, lattice_gsd=LATTICE_GSD)
+        margin = margins_of(network, some, lattice_gsd=LATTICE_GSD, mode=prepared.config.mode)
         threshold, best = at_best_threshold(UNCALIBRATED.probability(margin), some.masks)
         return {"threshold": threshold, **best}
 
@@ -273,17 +276,24 @@ def publish_network(prepared: Prepared, network: torch.nn.Module, rows: Sequence
     """Weights, card and reliability diagram; the checkpoint goes."""
     facts = _facts(prepared, network, rows)
     card = publish_judged(
-        network, prepared.out, prepared.samples.validation, facts=facts, seeds={"seed": prepared.config.seed}
-    )
+        network, prepared.out, prepared.samples.validation,
+        facts=facts, seeds={"seed": prepared.config.seed}, mode=prepared.config.mode,
+    )  # fmt: skip
     prepared.state.unlink(missing_ok=True)
     return card
 
 
 def publish_judged(
-    network: torch.nn.Module, out: Path, validation: Tiles, *, facts: dict[str, Any], seeds: dict[str, Any]
+    network: torch.nn.Module,
+    out: Path,
+    validation: Tiles,
+    *,
+    facts: dict[str, Any],
+    seeds: dict[str, Any],
+    mode: Mode | None = None,
 ) -> ModelCard:
     """Weights, reliability diagram and card, with calibration, threshold and metrics of these validation tiles."""
-    judged = judge(margins_of(network, validation, lattice_gsd=LATTICE_GSD), validation.masks)
+    judged = judge(margins_of(network, validation, lattice_gsd=LATTICE_GSD, mode=mode), validation.masks)
     said = {
         "calibration": judged.calibration,
         "threshold": judged.threshold,
@@ -318,7 +328,7 @@ def _facts(prepared: Prepared, network: torch.nn.Module, rows: Sequence[Row]) ->
             + (f"; the weights it started from had: {start.card.split}" if start else "")
         ),
         "training": asdict(prepared.config)
-        | {"steps_done": int(rows[-1]["step"]), "identity": prepared.identity, "device": device_name()},
+        | {"steps_done": int(rows[-1]["step"]), "identity": prepared.identity, "device": processor()},
         "limits": (*LIMITS, *samples.limits),
         "mlm": mlm_fields(network, name=name, bands=bands, window_px=WINDOW_PX, pretrained_source=before),
     }

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +31,10 @@ from models.adanet import ADANet
 from models.adaptation import AdaptConfig, Round, adapt
 from models.augment import Augmentation, Tiles
 from models.cards import ModelCard, load_card, load_network, save_model
+from models.numerics import Mode, Numerics, choose_device
 from models.predictor import Predictor
 from models.registry import extend_to_adanet
-from models.training import TrainConfig, Watcher, choose_device, fit
+from models.training import TrainConfig, Watcher, fit
 from tasks import inference
 from tasks.judging import Judgement, judge, margins_of
 from tasks.samples import Cutting, Labels, kind_of, open_tiles, read_labelled_store, split_in_space
@@ -129,7 +131,7 @@ def check_sources(config: RunConfig, *, epsg: int) -> None:
 def adapt_config(config: RunConfig) -> AdaptConfig:
     """The settings of a run's adaptation. Raises: InputError naming those that are not known or do not fit."""
     told = {"steps": config.network_steps, **config.adaptation}
-    known = [field.name for field in fields(AdaptConfig)]
+    known = [field.name for field in fields(AdaptConfig) if field.name != "mode"]  # that is `precision`
     if unknown := sorted(set(told) - set(known)):
         raise InputError(f"`adaptation`: unknown key {', '.join(unknown)}; expected one of: {', '.join(known)}")
     try:
@@ -148,18 +150,19 @@ def plan_network(
     card: ModelCard,
     scene: Mapping[str, Any],
     threads: int,
+    mode: Mode,
 ) -> Plan:
     """Fine-tuning where labels of the area are given, else ADANet.
 
-    scene : what the composite was made of; not how it is cut into blocks, which must not matter.
+    scene : what the composite was made of; not how it is cut into blocks, which must not matter. mode : number format.
 
     Raises: InputError when labels or tiles cannot be read.
     """
     grid = {"epsg": post.grid.epsg, "gsd_m": post.grid.gsd_m}
     common = {"weights": card.weights_sha256, "scene": dict(scene), "grid": grid, "tone": asdict(tone)}
     if config.labels:
-        return _plan_fine_tuning(post, tone, config=config, start=start, common=common, threads=threads)
-    training = adapt_config(config)
+        return _plan_fine_tuning(post, tone, config=config, start=start, common=common, threads=threads, mode=mode)
+    training = replace(adapt_config(config), mode=mode)
     source = str(config.adapt)
     told = {"source": tiles.fingerprint(source), "leave_out": config.leave_out, "training": asdict(training)}
     origin = {"kind": "adapted", **common, **told}
@@ -175,10 +178,11 @@ def _plan_fine_tuning(
     start: Path,
     common: Mapping[str, Any],
     threads: int,
+    mode: Mode,
 ) -> Plan:
     labels = Labels(str(config.labels), config.labelled_area)
     files = [name for name in (labels.landslides.split(":")[0], labels.aoi) if name]
-    training = TrainConfig(steps=config.network_steps, **FINE_TUNING)
+    training = TrainConfig(steps=config.network_steps, mode=mode, **FINE_TUNING)
     told = {"labels": labels.landslides, "files": [sha256_of(name) for name in files], "training": asdict(training)}
     origin = {"kind": "fine-tuned", **common, **told}
     job = FineTuneJob(post, tone, str(start), _place(config, origin), origin, threads, labels, training)
@@ -215,7 +219,8 @@ def adapt_network(job: AdaptJob) -> None:
     card = load_card(Path(job.start))
     source = open_tiles(job.source, left_out=job.leave_out)
     start, network = start_networks(Path(job.start), card)
-    target = choose_windows(read_windows(job.post, job.tone, card), Predictor(start, card, device=choose_device()))
+    looks = Predictor(start, card, device=choose_device(), numerics=Numerics(job.config.mode))
+    target = choose_windows(read_windows(job.post, job.tone, card), looks)
     rounds: list[Round] = []
     adapted = adapt(
         network, source, target, job.config,
@@ -252,11 +257,12 @@ def fine_tune_network(job: FineTuneJob) -> None:
                 "other ground; expected both; map more of the scene, or give --labelled-area"
             )
     start = load_network(Path(job.start), card)
-    before = judge(margins_of(start, held, lattice_gsd=card.lattice_gsd), held.masks)
+    margins = partial(margins_of, tiles=held, lattice_gsd=card.lattice_gsd, mode=job.config.mode)
+    before = judge(margins(start), held.masks)
     steps = job.config.steps
     watcher = Watcher(on_step=lambda step, loss: get_worker().log_event(TOPIC, (step, steps, {"loss": loss})))
     tuned = fit(start, train, job.config, watcher=watcher)
-    after = judge(margins_of(tuned, held, lattice_gsd=card.lattice_gsd), held.masks)
+    after = judge(margins(tuned), held.masks)
     told = _tuned_card(card, job, tiles=(len(train), len(held)), before=before, after=after)
     save_model(tuned, Path(job.weights).parent, card=told)
 

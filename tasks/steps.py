@@ -33,6 +33,7 @@ from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef
 from catalog.versions import latest_version
 from models.cards import ModelCard, find_weights, load_card
+from models.numerics import Numerics, agree, choose_numerics
 from tasks import blocks, change, decisions, inference, mapping, polygons, scenario, terrain
 from tasks.artifacts import losses_of, progress_of, show_product
 from tasks.inference import Tone
@@ -203,8 +204,9 @@ def settle_network(prepared: Prepared, post: StoreRef, *, client: Client, thread
         tone, reason = now, ""
         if earlier is not None:
             tone, reason = decisions.keep_tone(earlier.tone, now, version=earlier.version)
-        settled = _settle(prepared, post, tone, client=client, threads=threads)
-    logger.info("network: %s", settled.scenario)
+        numerics = agree(client.run(choose_numerics, prepared.config.precision).values())
+        settled = _settle(replace(prepared, numerics=numerics), post, tone, client=client, threads=threads)
+    logger.info("network: %s, computed in %s", settled.scenario, numerics)
     return Settled(settled, tone, watch.record(), (reason,) if reason else ())
 
 
@@ -216,7 +218,7 @@ def _settle(prepared: Prepared, post: StoreRef, tone: Tone, *, client: Client, t
     plan = scenario.plan_network(
         post, tone, config=config, start=prepared.weights, card=prepared.card,
         scene={"post": prepared.inputs.post.fingerprint(), "aoi": aoi.wkb_hex if aoi is not None else None},
-        threads=threads,
+        threads=threads, mode=_numerics(prepared).mode,
     )  # fmt: skip
     weights, made = Path(plan.job.weights), "made by an earlier run of the same inputs"
     if not weights.is_file() and (kept := scenario.kept_weights(config, plan, prepared.earlier)):
@@ -239,7 +241,8 @@ def _settle(prepared: Prepared, post: StoreRef, tone: Tone, *, client: Client, t
 def probability(settled: Settled, post: StoreRef, *, client: Client, threads: int) -> tuple[StoreRef, StageRecord]:
     """Landslide probability of the post-event composite."""
     prepared, tone = settled.prepared, settled.tone
-    network = _network_key(prepared.card)
+    numerics = _numerics(prepared)
+    network = {**_network_key(prepared.card), **asdict(numerics)}
     target = prepared.target(
         "probability",
         (PROBABILITY, DISAGREEMENT),
@@ -247,10 +250,16 @@ def probability(settled: Settled, post: StoreRef, *, client: Client, threads: in
         depends_on={"post": post.key, "network": network, "tone": asdict(tone)},
     )
     told = json.dumps(network, sort_keys=True)
-    job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads, told)
+    job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads, numerics, told)
     return target, run_blocks(
         "inference", blocks.probability_block, job, target=target, client=client, report=progress_of("Inference")
     )
+
+
+def _numerics(prepared: Prepared) -> Numerics:
+    if prepared.numerics is None:
+        raise LandslideError("network: it is not settled yet how it is computed")
+    return prepared.numerics
 
 
 def _network_key(card: ModelCard) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from catalog.grid import Grid
 from catalog.schema import Variable
 from catalog.store import StoreRef, store_key
 from models.cards import ModelCard
+from models.numerics import Numerics
 from tasks import change, inference, preprocess, registration
 from tasks.inventory import CONFIDENCE_RULE, VETOES, Provenance
 from tasks.stages import StageRecord
@@ -61,6 +62,8 @@ class Prepared:
     weights: Path
     scenario: str = ""
     """Which network is used and why (figure 2 of Xu et al. 2022), once that is settled."""
+    numerics: Numerics | None = None
+    """How the network is computed, once that is settled."""
     earlier: Earlier | None = None
     """What the version before decided; None where this one does not go on from it."""
 
@@ -243,6 +246,7 @@ def used(run: Run) -> list[str]:
     if inputs.event:
         used.append(f"event: {inputs.event.id}")
     used.append(f"network: {run.prepared.card.name}, {run.prepared.scenario}")
+    used.append(f"network computed in {run.prepared.numerics}")
     if run.threshold:
         used.append(f"landslide probability that counts: {run.threshold.reason}")
     return used + run.kept
@@ -272,6 +276,7 @@ def story_of(run: Run) -> dict[str, Any]:
         "stores": {name: ref.key for name, ref in sorted(run.stores.items())},
         "scenario": run.prepared.scenario,
         "network_origin": run.prepared.card.origin,
+        "numerics": asdict(run.prepared.numerics) if run.prepared.numerics else None,
         "threshold": asdict(run.threshold) if run.threshold else None,
         "min_area_m2": run.prepared.min_area_m2,
         "decisions": {

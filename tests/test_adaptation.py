@@ -110,9 +110,9 @@ def test_adapt_finds_paler_slides_that_the_source_doubts(trained, source, target
     truth = _event([120, 100, 85], [60, 66, 50], seed=1).masks == 1
     config = AdaptConfig(steps=30, round_steps=10, batch=3, crop_px=64, augmentation=PLAIN, ema_decay=0.8)
     start = _adanet(trained).eval()
-    margins = predict_margins(start, target.images.astype(np.float32), magnify=1)
+    margins = predict_margins(start, target.images.astype(np.float32), magnify=1, mode="fp32")
     adapted = adapt(_adanet(trained), source, target, config, threshold=lambda m: float(np.quantile(m, 0.8)))
-    after = predict_margins(adapted, target.images.astype(np.float32), magnify=1)
+    after = predict_margins(adapted, target.images.astype(np.float32), magnify=1, mode="fp32")
     gap = margins[truth].mean() - margins[~truth].mean()
     assert after[truth].mean() - after[~truth].mean() > gap
 

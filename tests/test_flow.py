@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import geopandas as gpd
@@ -14,6 +15,7 @@ import pytest
 import rasterio
 from scipy.ndimage import binary_dilation
 
+from models.numerics import choose_numerics
 from tasks.review import evaluate_product, simulate_event
 
 pytestmark = pytest.mark.slow
@@ -79,6 +81,8 @@ def test_detect_uses_everything_it_was_given(product):
     assert stages["hydrology"]["cpu_s"] > 0
     assert {entry["role"] for entry in story["inputs"]} == {"pre", "post", "DEM"}
     assert story["started_utc"] < story["finished_utc"]
+    assert story["numerics"] == asdict(choose_numerics())
+    assert f"network computed in {choose_numerics()}" in (product / "report.html").read_text()
     layer = gpd.read_file(product / "inventory.gpkg", layer="landslides")
     assert layer["slope_mean_deg"].notna().any()
     assert layer["change_score_mean"].notna().any()

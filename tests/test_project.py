@@ -50,7 +50,7 @@ def _ranges(requirements):
 
 def test_environment_yml_says_what_pyproject_says():
     extras = PROJECT["optional-dependencies"]
-    wanted = _ranges([*PROJECT["dependencies"], *extras["train"], *extras["dev"]])
+    wanted = _ranges([*PROJECT["dependencies"], *extras["train"], *extras["openvino"], *extras["dev"]])
     wanted = {ON_CONDA.get(name, name): bound for name, bound in wanted.items()}
     wanted["distributed"] = wanted["dask"]
     stated = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
