@@ -275,24 +275,29 @@ def read_sample(ref: StoreRef, *, max_pixels: int = SAMPLE_PIXELS) -> xr.Dataset
 
     Read a block at a time: one strided read of the whole scene would hold all of its shards at once.
     """
-    scene = ref.grid.scene
-    step = max(1, int(np.ceil(np.sqrt(scene.shape[0] * scene.shape[1] / max_pixels))))
-    rows, cols = range(scene.y0, scene.y1, step), range(scene.x0, scene.x1, step)
+    rows, cols = sample_places(ref.grid, max_pixels=max_pixels)
     dataset = _open(ref)
     sampled = {v: np.empty((len(rows), len(cols)), v.memory_dtype) for v in ref.variables}
     for block in ref.grid.blocks:
-        inside = ref.grid.window(block).intersect(scene)
-        (y, to_y), (x, to_x) = (_picks(*axis) for axis in zip((rows, cols), inside.slices, strict=True))
+        inside = ref.grid.window(block).intersect(ref.grid.scene)
+        (y, to_y), (x, to_x) = (picks(*axis) for axis in zip((rows, cols), inside.slices, strict=True))
         for variable, values in sampled.items():
             values[to_y, to_x] = decode(variable, dataset[variable.name].isel(y=y, x=x).values)
     places = {"y": dataset["y"].values[rows], "x": dataset["x"].values[cols]}
     return xr.Dataset({v.name: (("y", "x"), values) for v, values in sampled.items()}, coords=places)
 
 
-def _picks(places: range, span: slice) -> tuple[slice, slice]:
+def sample_places(grid: Grid, *, max_pixels: int = SAMPLE_PIXELS) -> tuple[range, range]:
+    """Rows and columns of a grid, relative to its top-left pixel, that `read_sample` takes."""
+    scene = grid.scene
+    step = max(1, int(np.ceil(np.sqrt(scene.shape[0] * scene.shape[1] / max_pixels))))
+    return range(scene.y0, scene.y1, step), range(scene.x0, scene.x1, step)
+
+
+def picks(places: range, span: slice) -> tuple[slice, slice]:
     """Those of `places` that lie in `span`: where they are in the store, and where in the sample.
 
-    >>> _picks(range(5, 40, 10), slice(10, 30))
+    >>> picks(range(5, 40, 10), slice(10, 30))
     (slice(15, 30, 10), slice(1, 3, None))
     """
     first, last = (-(-(edge - places.start) // places.step) for edge in (span.start, span.stop))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from tasks.change import ChangeScaling
 from tasks.inference import Tone
 from tasks.preprocess import Normalisation
 from tasks.registration import Coregistration
@@ -21,6 +22,9 @@ GAMMA_TOLERANCE: Final = 0.1
 THRESHOLD_TOLERANCE: Final = 0.05
 """In probability."""
 SHIFT_TOLERANCE_PX: Final = 0.25
+SCALE_TOLERANCE: Final = 0.2
+"""Relative move of a spread on stable ground, and move of a median in spreads: the veto of what did not change is at
+2 spreads."""
 
 
 def keep_tone(before: Tone | None, now: Tone, *, version: int) -> tuple[Tone, str]:
@@ -60,3 +64,14 @@ def same_light(before: Normalisation, now: Normalisation) -> bool:
     if before.bands != now.bands:
         return False
     return all(abs(new / old - 1.0) <= TONE_TOLERANCE for old, new in zip(before.gain, now.gain, strict=True))
+
+
+def same_scale(before: ChangeScaling, now: ChangeScaling) -> bool:
+    """Whether the earlier scale of change stands beside the new one."""
+    if before.median.keys() != now.median.keys():
+        return False
+    return all(
+        abs(before.spread[name] / spread - 1.0) <= SCALE_TOLERANCE
+        and abs(before.median[name] - now.median[name]) <= SCALE_TOLERANCE * spread
+        for name, spread in now.spread.items()
+    )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 
 from catalog import store
-from catalog.grid import Grid
+from catalog.grid import Grid, Window
 from catalog.schema import OBSERVED_QUALITY, InputError
 from catalog.store import StoreRef
 from tasks import blocks, change, decisions, inference, preprocess, registration
 from tasks.story import Pairing
+
+PIECE_PX: Final = 2048
+"""Longest side of what is read of an epoch at once."""
 
 
 def pair_epochs(grid: Grid, pre: StoreRef, post: StoreRef) -> Pairing:
@@ -21,19 +25,60 @@ def pair_epochs(grid: Grid, pre: StoreRef, post: StoreRef) -> Pairing:
     coregistration = _coregister(grid, pre, post)
     if coregistration.verdict() == "refuse":
         return Pairing(coregistration, refused=coregistration.sentence())
-    before, after = (blocks.observed_bands(store.read_sample(ref)) for ref in (pre, post))
+    after = blocks.observed_bands(store.read_sample(post))
+    before = moved_sample(pre, coregistration).assign_coords(y=after["y"], x=after["x"])
     try:
         return Pairing(coregistration, *_common_radiometry(before, after))
     except InputError as error:
         return Pairing(coregistration, refused=str(error))
 
 
+def moved_sample(
+    pre: StoreRef, coregistration: registration.Coregistration, *, max_pixels: int = store.SAMPLE_PIXELS
+) -> xr.Dataset:
+    """The bands that `change_block` compares, before normalisation, at the pixels of `store.read_sample`.
+
+    Moved at full resolution, as blocks are: neighbours of a sample are not neighbours on the ground. Read a piece at a
+    time, whose size changes no pixel.
+    """
+    rows, columns = store.sample_places(pre.grid, max_pixels=max_pixels)
+    bands = [name for name in pre.names if name != "quality"]
+    sample = {band: np.empty((len(rows), len(columns)), np.float32) for band in bands}
+    shift = {"dy_px": coregistration.dy_px, "dx_px": coregistration.dx_px}
+    for piece in _pieces(pre.grid):
+        (y, to_y), (x, to_x) = (store.picks(*axis) for axis in zip((rows, columns), piece.slices, strict=True))
+        around = piece.expand(registration.SHIFT_HALO_PX)
+        at = _places(y, from_=around.y0), _places(x, from_=around.x0)
+        seen = blocks.observed_bands(store.read_window(pre, around))
+        for band, values in sample.items():
+            values[to_y, to_x] = registration.shift_image(seen[band].values, **shift, at=at)
+    return xr.Dataset({band: (("y", "x"), values) for band, values in sample.items()})
+
+
+def _pieces(grid: Grid) -> Iterator[Window]:
+    """The scene in squares that are read at once: blocks, unless these are larger than `PIECE_PX`."""
+    side, scene = min(grid.block_px, PIECE_PX), grid.scene
+    for y in range(scene.y0 // side * side, scene.y1, side):
+        for x in range(scene.x0 // side * side, scene.x1, side):
+            yield Window(y, x, y + side, x + side).intersect(scene)
+
+
+def _places(picked: slice, *, from_: int) -> range:
+    return range(picked.start - from_, picked.stop - from_, picked.step)
+
+
 def keep_pairing(before: Pairing, now: Pairing, *, version: int) -> tuple[Pairing, str]:
     """The pairing to use and why; the reason is empty where the earlier one was refused."""
-    if not before.usable or before.normalisation is None:
+    if not before.usable or before.normalisation is None or before.scaling is None:
         return now, ""
-    stands = now.normalisation is not None and decisions.same_light(before.normalisation, now.normalisation)
-    if not stands or not decisions.still_matches(before.coregistration, now.coregistration):
+    stands = (
+        now.normalisation is not None
+        and now.scaling is not None
+        and decisions.same_light(before.normalisation, now.normalisation)
+        and decisions.same_scale(before.scaling, now.scaling)
+        and decisions.still_matches(before.coregistration, now.coregistration)
+    )
+    if not stands:
         return now, f"pairing: measured anew, pre and post lie or look otherwise than in version {version}"
     return before, f"pairing: version {version}'s shift and radiometry are kept"
 

@@ -219,8 +219,10 @@ def combine_shifts(windows: Sequence[WindowShift]) -> Coregistration:
     return Coregistration("measured", float(dy), float(dx), residual, len(windows), len(agreeing))
 
 
-def shift_image(image: FloatArray, *, dy_px: float, dx_px: float) -> FloatArray:
+def shift_image(image: FloatArray, *, dy_px: float, dx_px: float, at: tuple[range, range] | None = None) -> FloatArray:
     """Image (y, x) float32 moved `dy_px` down and `dx_px` right by cubic convolution; NaN comes from outside.
+
+    at : rows and columns of the result that are wanted, all unless told: these pixels are the same either way.
 
     A pixel whose kernel is partly nodata is made of the rest, and is NaN where less than half of the weight is left:
     nodata neither grows nor shrinks by more than a pixel. The kernel is 4 x 4 pixels: blocks with a halo of the shift
@@ -232,12 +234,13 @@ def shift_image(image: FloatArray, *, dy_px: float, dx_px: float) -> FloatArray:
     values = np.where(seen, image, np.float32(0))
     weight = seen.astype(np.float32)
     for axis, shift_px in enumerate((dy_px, dx_px)):
-        values, weight = (_convolve_shift(part, shift_px, axis=axis) for part in (values, weight))
-    moved = np.full(image.shape, np.nan, np.float32)
+        places = range(image.shape[axis]) if at is None else at[axis]
+        values, weight = (_convolve_shift(part, shift_px, axis=axis, at=places) for part in (values, weight))
+    moved = np.full(values.shape, np.nan, np.float32)
     return np.divide(values, weight, out=moved, where=weight >= 0.5)
 
 
-def _convolve_shift(image: FloatArray, shift_px: float, *, axis: int) -> FloatArray:
+def _convolve_shift(image: FloatArray, shift_px: float, *, axis: int, at: range) -> FloatArray:
     whole = math.floor(-shift_px)
     t = -shift_px - whole
     weights = (  # Keys' u(s) at s = t + 1, t, 1 - t, 2 - t
@@ -248,10 +251,10 @@ def _convolve_shift(image: FloatArray, shift_px: float, *, axis: int) -> FloatAr
     )
     before, after = max(0, 1 - whole), max(0, whole + 2)
     padded = np.pad(image, [(before, after) if i == axis else (0, 0) for i in range(image.ndim)])
-    length, moved = image.shape[axis], np.zeros_like(image)
+    places = np.asarray(at) + before + whole - 1
+    moved = np.zeros([len(at) if i == axis else n for i, n in enumerate(image.shape)], np.float32)
     for tap, weight in enumerate(weights):
-        start = before + whole - 1 + tap
-        moved += np.float32(weight) * np.take(padded, range(start, start + length), axis=axis)
+        moved += np.float32(weight) * np.take(padded, places + tap, axis=axis)
     return moved
 
 

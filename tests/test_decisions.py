@@ -2,7 +2,8 @@
 
 import pytest
 
-from tasks.decisions import keep_threshold, keep_tone, same_light, still_matches
+from tasks.change import ChangeScaling
+from tasks.decisions import keep_threshold, keep_tone, same_light, same_scale, still_matches
 from tasks.inference import Tone
 from tasks.preprocess import Normalisation
 from tasks.registration import Coregistration
@@ -59,3 +60,16 @@ def test_shift_stands_while_it_moves_little_and_the_verdict_is_the_same(now, sta
 )
 def test_radiometry_stands_while_its_gains_do(now, stands):
     assert same_light(Normalisation(("red", "green"), (1.0, 1.0), (0.0, 0.0), 900), now) == stands
+
+
+@pytest.mark.parametrize(
+    ("now", "stands"),
+    [
+        (ChangeScaling({"dndvi": 0.011}, {"dndvi": 0.021}, 900), True),
+        (ChangeScaling({"dndvi": 0.02}, {"dndvi": 0.02}, 900), False),
+        (ChangeScaling({"dndvi": 0.01}, {"dndvi": 0.03}, 900), False),
+        (ChangeScaling({"dndvi": 0.01, "cva_magnitude": 0.01}, {"dndvi": 0.02, "cva_magnitude": 0.02}, 900), False),
+    ],
+)
+def test_scale_of_change_stands_while_it_stays_near(now, stands):
+    assert same_scale(ChangeScaling({"dndvi": 0.01}, {"dndvi": 0.02}, 900), now) == stands
