@@ -51,26 +51,28 @@ def _story(prepared: Prepared, *, client: Any) -> str:  # noqa: ANN401 - distrib
     pre = steps.ingest.submit(prepared, inputs.pre, client=client) if inputs.pre else None
     elevation = steps.ingest_elevation.submit(prepared, client=client) if inputs.dem else None
 
-    post_ref = run.keep("post", post)
-    cluster = prepared.config.cluster
+    run = run.with_store("post", post.result())
+    post_ref, cluster = run.stores["post"], prepared.config.cluster
     network = steps.settle_network.submit(prepared, post_ref, client=client, threads=all_threads(cluster))
     waiting: Any = network  # Prefect resolves a future that a task is given
     features = {
         "probability": steps.probability.submit(waiting, post_ref, client=client, threads=network_threads(cluster))
     }
     if elevation:
-        elevation_ref = run.keep("elevation", elevation)
+        run = run.with_store("elevation", elevation.result())
+        elevation_ref = run.stores["elevation"]
         features["terrain"] = steps.terrain_features.submit(prepared, elevation_ref, client=client)
         features["hydrology"] = steps.hydrology.submit(prepared, elevation_ref, client=client)
     if pre:
-        pre_ref = run.keep("pre", pre)
-        run.pairing = steps.pair(run, pre_ref, post_ref)
-        if run.pairing.usable:
+        run = run.with_store("pre", pre.result())
+        run = run.with_pairing(steps.pair(prepared, run.stores["pre"], post_ref))
+        if run.pairing and run.pairing.usable:
             features["change"] = steps.change_features.submit(
-                prepared, pre_ref, post_ref, pairing=run.pairing, client=client
+                prepared, run.stores["pre"], post_ref, pairing=run.pairing, client=client
             )
-    run.settle(network)
+    run = run.with_network(network.result())
     for name, future in features.items():
-        run.keep(name, future)
+        run = run.with_store(name, future.result())
 
-    return steps.publish(run, steps.inventory(run, client=client))
+    found = steps.inventory(run, client=client)
+    return steps.publish(run.with_threshold(found.threshold, found.records), found)

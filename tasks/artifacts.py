@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
@@ -81,7 +81,7 @@ def following(listener: Callable[[str, int, int], None]) -> Iterator[None]:
         _LISTENERS.remove(listener)
 
 
-def show_product(folder: Path, product: Product, records: list[StageRecord]) -> None:
+def show_product(folder: Path, product: Product, records: Sequence[StageRecord]) -> None:
     """The stage table, and the map with links and numbers, as artifacts of the flow run."""
     create_table_artifact(table=[r.as_dict() for r in records], key="stages", description="What each stage cost")
     picture = base64.b64encode(read_thumbnail(folder / "map.png", max_px=ARTIFACT_MAP_PX)).decode()

@@ -63,12 +63,14 @@ class Landslides:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The landslides of a run, the class raster that says the same, and what is new."""
+    """The landslides of a run, the class raster that says the same, what is new, and what it took."""
 
     layers: Landslides
     landslide_class: StoreRef
     difference: Difference | None
     """From the version before; None in the first."""
+    threshold: Threshold
+    records: tuple[StageRecord, ...]
 
 
 Pieces = list[tuple[objects.BlockObjects, objects.BlockObjects]]

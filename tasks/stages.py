@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from queue import SimpleQueue
@@ -321,11 +321,3 @@ def give_back_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
     if trim is not None:
         trim(0)
-
-
-@contextmanager
-def timed_stage(stage: str, records: list[StageRecord]) -> Iterator[None]:
-    """Append the record of what runs inside, on this process alone."""
-    with Stopwatch(stage) as watch:
-        yield
-        records.append(watch.record())

@@ -45,9 +45,8 @@ from tasks.stages import (
     run_alone,
     run_blocks,
     run_whole,
-    timed_stage,
 )
-from tasks.story import Pairing, Prepared, Run, Settled, earlier_of
+from tasks.story import Paired, Pairing, Prepared, Run, Settled, earlier_of
 
 logger = logging.getLogger(__name__)
 
@@ -159,18 +158,18 @@ def hydrology(prepared: Prepared, elevation: StoreRef, *, client: Client) -> tup
 
 
 @task(task_run_name="pair pre with post", **RETRY)
-def pair(run: Run, pre: StoreRef, post: StoreRef) -> Pairing:
+def pair(prepared: Prepared, pre: StoreRef, post: StoreRef) -> Paired:
     """Shift of pre against post, radiometric normalisation and the scale of change on stable ground.
 
     Pre-event imagery is optional: what cannot be paired is left out with its reason, and the run goes on.
     """
-    earlier = run.prepared.earlier
-    with timed_stage("pair", run.records):
-        pairing, reason = pair_epochs(run.prepared.grid, pre, post), ""
+    earlier = prepared.earlier
+    with Stopwatch("pair") as watch:
+        pairing, reason = pair_epochs(prepared.grid, pre, post), ""
         if earlier is not None and earlier.pairing is not None:
             pairing, reason = keep_pairing(earlier.pairing, pairing, version=earlier.version)
-    run.kept += [reason] if reason else []
-    return pairing
+        record = watch.record()
+    return Paired(pairing, record, (reason,) if reason else ())
 
 
 @task(task_run_name="change", **RETRY)
@@ -280,23 +279,23 @@ def _measure_tone(prepared: Prepared, post: StoreRef) -> Tone:
 def inventory(run: Run, *, client: Client) -> mapping.Inventory:
     """Landslides as polygons with their attributes, joined over block seams, and the class raster burnt from them."""
     prepared, grid = run.prepared, run.prepared.grid
-    run.threshold = mapping.choose_threshold(prepared, run.stores["probability"])
-    threshold = run.threshold.probability
+    settled = mapping.choose_threshold(prepared, run.stores["probability"])
+    threshold = settled.probability
     previous = latest_version(Path(prepared.config.out), prepared.config.name)
     tone = run.tone or _measure_tone(prepared, run.stores["post"])
     job = mapping.objects_job(run, threshold=threshold, scene_median=tone.scene_median)
-    pieces, record = collect_blocks(
+    pieces, outlined = collect_blocks(
         "objects", blocks.objects_block, job, blocks=grid.blocks, client=client, report=progress_of("Objects")
     )
-    run.records.append(record)
-    with timed_stage("join", run.records):
+    with Stopwatch("join") as watch:
         found = mapping.join_pieces(run, pieces, threshold=threshold, previous=previous)
-    classes = _burn_classes(run, found.landslides, client=client)
+        joined = watch.record()
+    classes, burnt = _burn_classes(run, found.landslides, client=client)
     difference = mapping.difference_from(previous, found.landslides, classes) if previous else None
-    return mapping.Inventory(found, classes, difference)
+    return mapping.Inventory(found, classes, difference, settled, (outlined, joined, burnt))
 
 
-def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> StoreRef:
+def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> tuple[StoreRef, StageRecord]:
     grid = run.prepared.grid
     outlines = polygons.to_pixels(landslides.geometry.to_numpy(), gsd_m=grid.gsd_m)
     target = run.prepared.target(
@@ -308,8 +307,7 @@ def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> 
         "class", blocks.class_block, job, target=target, client=client, report=progress_of("Class"),
         share=blocks.class_share,
     )  # fmt: skip
-    run.records.append(record)
-    return target
+    return target, record
 
 
 @task(task_run_name="publish", **RETRY)
@@ -320,6 +318,6 @@ def publish(run: Run, found: mapping.Inventory) -> str:
         folder = write_product(
             product, Path(run.prepared.config.out), closing=lambda: mapping.closing(run, watch.record())
         )
-        run.records.append(watch.record())
-    show_product(folder, product, run.records)
+        record = watch.record()
+    show_product(folder, product, (*run.records, record))
     return str(folder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
+from uuid import uuid4
 
 from catalog import scenes
 from catalog.checks import Inputs
@@ -36,20 +37,10 @@ ALGORITHM_VERSIONS: Final = {
 MIN_SIDE_PX: Final = 3
 """An object smaller than a square of this many pixels (imagery's or network's, the coarser) is not resolved."""
 
-T_co = TypeVar("T_co", covariant=True)
-
 
 def resolved_area_m2(gsd_m: float, card: ModelCard) -> float:
     """Area of the smallest object that this network resolves in imagery of this pixel size."""
     return (MIN_SIDE_PX * max(gsd_m, card.lattice_gsd(gsd_m))) ** 2
-
-
-class Awaited(Protocol[T_co]):
-    """A step that was started: a Prefect future."""
-
-    def result(self) -> T_co:
-        """What it came to; raises what it raised."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -176,38 +167,59 @@ class Settled:
     reasons: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
+class Paired:
+    """How the epochs were paired, and what it took."""
+
+    pairing: Pairing
+    record: StageRecord
+    reasons: tuple[str, ...] = ()
+    """What was decided about the earlier version's pairing, a sentence each."""
+
+
+@dataclass(frozen=True)
 class Run:
-    """What a run has produced so far: store references and what each stage cost."""
+    """What a run has produced so far: store references and what each stage cost.
+
+    A value: a step is given it and returns its own result, which the flow adds. A step that is tried again then finds
+    what it found before.
+    """
 
     prepared: Prepared
-    records: list[StageRecord] = field(default_factory=list)
-    stores: dict[str, StoreRef] = field(default_factory=dict)
+    records: tuple[StageRecord, ...] = ()
+    stores: Mapping[str, StoreRef] = field(default_factory=dict)
     pairing: Pairing | None = None
     threshold: Threshold | None = None
     tone: inference.Tone | None = None
-    kept: list[str] = field(default_factory=list)
+    kept: tuple[str, ...] = ()
     """What was decided about the earlier version's decisions, a sentence each."""
     started_utc: datetime = field(default_factory=lambda: datetime.now(UTC))
+    id: str = field(default_factory=lambda: uuid4().hex)
+    """Of this run alone: it knows its own product by it."""
 
     @property
     def pre_used(self) -> scenes.Epoch | None:
         """The pre-event imagery that the result rests on; None where there was none or it was refused."""
         return self.prepared.inputs.pre if self.pairing and self.pairing.usable else None
 
-    def settle(self, future: Awaited[Settled]) -> None:
-        """Go on with the network that was settled on."""
-        settled = future.result()
-        self.prepared, self.tone = settled.prepared, settled.tone
-        self.kept += settled.reasons
-        self.records.append(settled.record)
+    def with_store(self, name: str, made: tuple[StoreRef, StageRecord]) -> Run:
+        """The run with the store that a step made."""
+        ref, record = made
+        return replace(self, stores={**self.stores, name: ref}, records=(*self.records, record))
 
-    def keep(self, name: str, future: Awaited[tuple[StoreRef, StageRecord]]) -> StoreRef:
-        """The store of a finished step, with its record kept; a failed step raises here."""
-        ref, record = future.result()
-        self.records.append(record)
-        self.stores[name] = ref
-        return ref
+    def with_pairing(self, paired: Paired) -> Run:
+        """The run with its epochs paired."""
+        kept, records = (*self.kept, *paired.reasons), (*self.records, paired.record)
+        return replace(self, pairing=paired.pairing, kept=kept, records=records)
+
+    def with_network(self, settled: Settled) -> Run:
+        """The run with the network that was settled on."""
+        kept, records = (*self.kept, *settled.reasons), (*self.records, settled.record)
+        return replace(self, prepared=settled.prepared, tone=settled.tone, kept=kept, records=records)
+
+    def with_threshold(self, threshold: Threshold, records: Iterable[StageRecord]) -> Run:
+        """The run with its landslides outlined at a threshold, and what that took."""
+        return replace(self, threshold=threshold, records=(*self.records, *records))
 
 
 def provenance_of(run: Run, version: int, *, threshold: float) -> Provenance:
@@ -249,7 +261,7 @@ def used(run: Run) -> list[str]:
     used.append(f"network computed in {run.prepared.numerics}")
     if run.threshold:
         used.append(f"landslide probability that counts: {run.threshold.reason}")
-    return used + run.kept
+    return [*used, *run.kept]
 
 
 def not_used(run: Run) -> list[str]:
@@ -270,6 +282,7 @@ def story_of(run: Run) -> dict[str, Any]:
     """The provenance of a run, for `run.json`."""
     pairing = run.pairing
     return {
+        "run": run.id,
         "started_utc": run.started_utc.isoformat(timespec="seconds"),
         "inputs": _inputs(run.prepared.inputs, run.prepared.config),
         "stages": [record.as_dict() for record in run.records],

@@ -1,8 +1,9 @@
 """The steps on small stores made by hand: what they decide, without a flow or a cluster."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime
+from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -71,9 +72,8 @@ def keep(prepared, key, picture):
 
 def paired(folder, *, post, pre):
     prepared = prepare(folder, post=post, pre=pre)
-    run = story.Run(prepared)
-    run.pairing = steps.pair.fn(run, keep(prepared, "pre", pre), keep(prepared, "post", post))
-    return run
+    paired = steps.pair.fn(prepared, keep(prepared, "pre", pre), keep(prepared, "post", post))
+    return story.Run(prepared).with_pairing(paired)
 
 
 def test_pair_of_images_that_match_is_used(tmp_path):
@@ -150,3 +150,36 @@ def caused(error, by):
 )
 def test_heals_follows_the_cause_but_never_bad_input(error, heals):
     assert steps._heals(None, None, Failed(data=error)) == heals
+
+
+RETRIED = sorted(name for name, step in vars(steps).items() if getattr(step, "retries", 0))
+
+
+def dataclasses_of(kind, seen=()):
+    """The dataclasses that a type is, holds, or is made of."""
+    for inner in get_args(kind):
+        yield from dataclasses_of(inner, seen)
+    if is_dataclass(kind) and kind not in seen:
+        yield kind
+        for told in get_type_hints(kind).values():
+            yield from dataclasses_of(told, (*seen, kind))
+
+
+@pytest.mark.parametrize("name", RETRIED)
+def test_a_step_that_is_tried_again_is_given_and_returns_values(name):
+    """What a first try could change, the second would find changed."""
+    for kind in get_type_hints(getattr(steps, name).fn).values():
+        for found in dataclasses_of(kind):
+            assert found.__dataclass_params__.frozen, found
+            lists = [field for field, told in get_type_hints(found).items() if get_origin(told) in (list, dict, set)]
+            assert not (found.__module__.startswith("tasks.") and lists), f"{found.__name__}: {lists}"
+
+
+def test_run_counts_a_stage_once_however_often_its_step_was_tried(tmp_path):
+    prepared = prepare(tmp_path, post=texture(), pre=texture())
+    refs = (keep(prepared, "pre", texture()), keep(prepared, "post", texture()))
+    before = story.Run(prepared)
+    tries = [steps.pair.fn(prepared, *refs) for _ in range(3)]
+    after = before.with_pairing(tries[-1])
+    assert [record.stage for record in after.records] == ["pair"]
+    assert before.records == ()
