@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from catalog.schema import LandslideError
+
+TOLD_CHARACTERS: Final = 2000
+"""Of a failure: what strangers sent may be in it."""
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +26,8 @@ def kept_apart(what: str, failures: list[str]) -> Iterator[None]:
     try:
         yield
     except LandslideError as error:
-        failures.append(f"{what}: {error}")
+        failures.append(f"{what}: {error!s:.{TOLD_CHARACTERS}}")
     except Exception as error:
         logger.exception("%s failed unexpectedly", what)
-        failures.append(f"{what}: unexpected {type(error).__name__}: {error}; the log says where; please report it")
+        told = f"unexpected {type(error).__name__}: {error!s:.{TOLD_CHARACTERS}}"
+        failures.append(f"{what}: {told}; the log says where; please report it")

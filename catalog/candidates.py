@@ -256,14 +256,30 @@ def _tile(properties: Mapping[str, Any]) -> str:
     return str(properties.get("grid:code") or properties.get("s2:mgrs_tile") or "").removeprefix("MGRS-")
 
 
-def from_saved(value: Mapping[str, Any], *, sensor_name: str, hosts: Sequence[str]) -> Scene:
-    """The scene of an item that this package saved.
+def from_saved(value: Mapping[str, Any], *, sensor_name: str) -> Scene:
+    """The scene of an item that this package saved; whether its addresses may be read now is another question.
 
     Raises: InputError as `checked_scene` does.
     """
     url = str(value["properties"].get(SOURCE, ""))
     source = StacSource(url=url, collection=str(value.get("collection", "")), sensor=sensor_name)
-    return checked_scene(value, source=source, entry=sensor(sensor_name), hosts=with_own(url, hosts))
+    own = {urlsplit(asset["href"]).netloc for asset in value["assets"].values()}
+    return checked_scene(value, source=source, entry=sensor(sensor_name), hosts=tuple(own))
+
+
+def check_addresses(scene: Scene, *, hosts: Sequence[str]) -> None:
+    """Raise when a scene leads where it must not. Raises: InputError; Unanswered when that cannot be found out."""
+    for asset in scene.item["assets"].values():
+        check_url(asset["href"], hosts=hosts)
+
+
+def listed_again(scene: Scene, found: Iterable[Scene]) -> Scene | None:
+    """The same scene as a search has just listed it, before all by the same API; None where it did not.
+
+    Its addresses are the ones to read: signed ones expire, and files move.
+    """
+    same = [other for other in found if other.id == scene.id and other.same_view(scene)]
+    return next((other for other in same if other.source == scene.source), next(iter(same), None))
 
 
 def as_collection(scenes: Sequence[Scene]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from shapely.geometry.base import BaseGeometry
 
+from catalog.apart import kept_apart
 from catalog.candidates import Scene, checked_scene, with_own, without_duplicates
 from catalog.policy import ImageryPolicy, StacSource
 from catalog.schema import InputError
@@ -59,19 +60,20 @@ def search_imagery(
     passed: list[str] = []
     silent: list[str] = []
     for source in policy.sources:
-        try:
-            query = {"bbox": area.bounds, "datetime": [start, end], "limit": PAGE_ITEMS}
-            listed, cut = _ask(source, policy=policy, hosts=hosts, **query)
-        except (Unanswered, InputError, *NONSENSE) as error:
-            passed.append(f"{source.url} is passed over: {_short(error)}")
+        answer: tuple[list[Any], list[str]] | None = None
+        with kept_apart(f"{source.url} is passed over", passed):
+            try:
+                query = {"bbox": area.bounds, "datetime": [start, end], "limit": PAGE_ITEMS}
+                answer = _ask(source, policy=policy, hosts=hosts, **query)
+            except NONSENSE as error:
+                raise InputError(_short(error)) from None
+        if answer is None:
             silent.append(source.url)
             continue
-        told += cut
-        for value in listed:
-            try:
+        told += answer[1]
+        for value in answer[0]:
+            with kept_apart(f"an item of {source.url} is refused", told):
                 scenes.append(_scene_of(value, source, area=area, start=start, end=end, hosts=hosts))
-            except (InputError, Unanswered) as error:
-                told.append(f"an item of {source.url} is refused: {_short(error)}")
     if len(passed) == len(policy.sources):
         raise Unanswered("imagery: no STAC API answered: " + "; ".join(passed))
     clear = [scene for scene in scenes if (scene.cloud_percent or 0) <= policy.max_cloud_percent]

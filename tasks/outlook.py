@@ -17,7 +17,16 @@ from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from catalog.apart import kept_apart
-from catalog.candidates import Scene, as_collection, compare, from_saved
+from catalog.candidates import (
+    Scene,
+    as_collection,
+    check_addresses,
+    compare,
+    from_saved,
+    is_newer,
+    listed_again,
+    with_own,
+)
 from catalog.config import DEFAULT_BLOCK_PX, DEFAULT_MODEL, Event
 from catalog.grid import snap_grid, utm_epsg
 from catalog.imagery import Found, is_withdrawn, search_imagery
@@ -165,9 +174,11 @@ def _look_at(
     order = tuple(dict.fromkeys(source.sensor for source in imagery.sources))
     grounds = grounds_of(policy, part, post.scenes, last)
     name = choose_sensor(grounds, post.scenes, order=order, used=last.sensor if last else None)
-    used_post, used_pre = (_used(policy, last, name, side) for side in ("post", "pre"))
     told = [*post.told, *(sentence for sentence in pre.told if sentence not in post.told)]
-    post_plan = plan_post(grounds, used=used_post, **_changes(policy, used_post, post, name, told))
+    used_post, used_pre = (
+        _used(policy, last, name, side, found, told) for side, found in (("post", post), ("pre", pre))
+    )
+    post_plan = plan_post(grounds, used=used_post.scenes, **_changes(policy, used_post, post, name, told))
     pre_plan = _plan_pre(policy, grounds, post_plan, used_pre, pre, name, told)
     digest = imagery_digest(post_plan.scenes, pre_plan.scenes)
     model = str(policy.detection.get("model", DEFAULT_MODEL))
@@ -198,22 +209,51 @@ def _reasons(
     return reasons
 
 
-def _used(policy: Policy, last: Version | None, sensor: str | None, side: str) -> tuple[Scene, ...]:
+@dataclass(frozen=True)
+class _Used:
+    """Scenes of the last version, as they were listed last, and ids of those that may be read no more."""
+
+    scenes: tuple[Scene, ...] = ()
+    refused: frozenset[str] = frozenset()
+
+
+def _used(policy: Policy, last: Version | None, sensor: str | None, side: str, found: Found, told: list[str]) -> _Used:
     """Scenes of the last version, where the next rests on the same sensor."""
     if last is None or last.sensor != sensor:
-        return ()
-    items = read_items(last.items, side)  # type: ignore[arg-type]
-    return tuple(from_saved(item, sensor_name=last.sensor, hosts=policy.hosts) for item in items)
+        return _Used()
+    scenes: list[Scene] = []
+    refused: set[str] = set()
+    for item in read_items(last.items, side):  # type: ignore[arg-type]
+        saved = from_saved(item, sensor_name=last.sensor)
+        fresh = listed_again(saved, found.scenes)
+        if fresh is not None and not is_newer(fresh, saved):  # a later processing is a correction
+            scenes.append(fresh)
+            continue
+        scenes.append(saved)
+        if fresh is None and not _may_be_read(saved, policy, told):
+            refused.add(saved.id)
+    return _Used(tuple(scenes), frozenset(refused))
 
 
-def _changes(
-    policy: Policy, used: Sequence[Scene], found: Found, sensor: str | None, told: list[str]
-) -> dict[str, Any]:
+def _may_be_read(scene: Scene, policy: Policy, told: list[str]) -> bool:
+    """Whether the policy allows a scene's addresses. Its API's own host counts as long as the policy names that."""
+    named = any(source.url == scene.source for source in policy.imagery.sources)
+    try:
+        check_addresses(scene, hosts=with_own(scene.source, policy.hosts) if named else policy.hosts)
+    except InputError as error:
+        told.append(f"{scene.id} is used no more: {error}")
+        return False
+    except Unanswered as error:
+        told.append(f"whether {scene.id} may be read is not known: {error}")
+    return True
+
+
+def _changes(policy: Policy, used: _Used, found: Found, sensor: str | None, told: list[str]) -> dict[str, Any]:
     """What was found, as a plan takes it: other pictures, corrections of used ones, and which of those are no more."""
-    corrections, others = compare(used, [scene for scene in found.scenes if scene.sensor == sensor])
+    corrections, others = compare(used.scenes, [scene for scene in found.scenes if scene.sensor == sensor])
     listed = {(scene.source, scene.id) for scene in found.scenes}
-    unlisted = [s for s in used if s.id not in corrections and (s.source, s.id) not in listed]
-    withdrawn = {scene.id for scene in unlisted if _is_gone(scene, policy, found, told)}
+    unlisted = [s for s in used.scenes if s.id not in corrections and (s.source, s.id) not in listed]
+    withdrawn = {s.id for s in unlisted if s.id in used.refused or _is_gone(s, policy, found, told)}
     return {"found": others, "corrections": corrections, "withdrawn": withdrawn}
 
 
@@ -237,14 +277,15 @@ def _plan_pre(
     policy: Policy,
     grounds: Sequence[Ground],
     post: Plan[Scene],
-    used: Sequence[Scene],
+    used: _Used,
     found: Found,
     sensor: str | None,
     told: list[str],
 ) -> Plan[Scene]:
     if not post.scenes:
         return Plan(())
-    return plan_pre(grounds, reference=post.scenes[0], used=used, **_changes(policy, used, found, sensor, told))
+    changes = _changes(policy, used, found, sensor, told)
+    return plan_pre(grounds, reference=post.scenes[0], used=used.scenes, **changes)
 
 
 def grounds_of(policy: Policy, part: Part, found: Iterable[Scene], last: Version | None) -> tuple[Ground, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import geopandas as gpd
 import pytest
 from shapely.geometry import box
+from stac_server import files_of
 
 from catalog.config import parse_config
 from catalog.policy import Policy, load_policy
@@ -129,6 +130,51 @@ def test_look_takes_no_silence_for_a_withdrawal(west):
         found = part(west, imagery={**imagery, "sources": [source, {**source, "url": second}]})
     assert [scene.id for scene in found.post.scenes] == ["west", "east"]
     assert "scene withdrawn" not in found.counted()
+
+
+def with_addresses(item, base):
+    """The item, its files elsewhere."""
+    assets = {key: {**asset, "href": f"{base}/west.tif"} for key, asset in item["assets"].items()}
+    return {**item, "assets": assets}
+
+
+def addresses(scene):
+    return {asset["href"] for asset in scene.item["assets"].values()}
+
+
+def test_look_reads_a_scene_where_it_is_listed_now(west):
+    moved = with_addresses(west.item("west", days=1), f"http://{west.host}/signed/2")
+    west.api.serve(west.item("pre", days=-20), moved, west.item("east", days=2))
+    found = part(west)
+    assert [scene.id for scene in found.post.scenes] == ["west", "east"]
+    assert addresses(found.post.scenes[0]) == {f"http://{west.host}/signed/2/west.tif"}
+    west.api.serve(west.item("pre", days=-20), moved)
+    again = part(west)
+    assert (again.improves, again.key) == (False, again.last.key)  # the same picture: no reason for a version
+
+
+def test_look_goes_on_with_other_imagery_when_a_host_is_allowed_no_more(west):
+    with files_of(west.folder / "files") as other:
+        east = with_addresses(west.item("east", days=2), f"http://{other}")
+        west.api.serve(west.item("pre", days=-20), west.item("west", days=1), east)
+        found = part(west, hosts=(other,))
+    assert [scene.id for scene in found.post.scenes] == ["east"]
+    assert any("west is used no more" in sentence and "not allowed" in sentence for sentence in found.told)
+
+
+def test_look_stays_with_the_version_when_no_host_is_allowed_any_more(west):
+    found = part(west, hosts=())
+    assert found.why == "every scene of v1 is withdrawn and there is no other: v1 stays"
+
+
+def test_look_at_one_area_goes_on_where_the_other_cannot_be_looked_at(followed):
+    followed.api.serve(followed.item("west", days=1))
+    folder = Path(followed.state) / followed.event.id
+    (folder / "area.geojson").rename(folder / "area-32654.geojson")
+    write_area(folder / "area-32799.geojson", followed.area)  # no such zone
+    found = outlook(followed)
+    assert [part.part.epsg for part in found.parts] == [32654]
+    assert "32799: unexpected CRSError" in found.failed[0]
 
 
 def test_look_goes_without_a_scene_that_the_policy_excludes(west):
