@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from catalog.config import Event, EventId, check_event_id
 from catalog.schema import InputError
+from catalog.validation import reasons
 from catalog.web import parse_json
 
 MAX_FEATURES: Final = 20_000
@@ -197,7 +198,7 @@ def parse_feed(data: bytes, *, where: str) -> Feed:
         try:
             quakes.append(_quake(feature))
         except ValidationError as error:
-            refused.append(f"{where}: feature {number + 1}: {_reasons(error)}")
+            refused.append(f"{where}: feature {number + 1}: {_reasons(error, _Feature)}")
     return Feed(tuple(quakes), tuple(refused))
 
 
@@ -279,7 +280,7 @@ def _preferred(listed: object, *, kind: str, refused: list[str]) -> _Product | N
         try:
             product = _Product.model_validate(value)
         except ValidationError as error:
-            refused.append(f"{kind}: {_reasons(error)}")
+            refused.append(f"{kind}: {_reasons(error, _Product)}")
             continue
         place = (product.source, product.code)
         if place not in latest or latest[place].update_ms < product.update_ms:
@@ -307,8 +308,8 @@ def _utc(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def _reasons(error: ValidationError) -> str:
+def _reasons(error: ValidationError, kind: type[_Told]) -> str:
     """What did not fit, without what was sent: it may be long, or meant for whoever reads the log."""
-    told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}"[:MAX_TEXT] for e in error.errors()]
+    told = [reason[:MAX_TEXT] for reason in reasons(error, kind, quote=False)]
     more = f"; and {len(told) - TOLD_REASONS} more" if len(told) > TOLD_REASONS else ""
     return str(_printable("; ".join(told[:TOLD_REASONS]))) + more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from catalog.schema import InputError
+from catalog.validation import reasons
 
 DEFAULT_BLOCK_PX: Final = 2048
 INNER_CHUNK_PX: Final = 512
@@ -19,7 +20,9 @@ DEFAULT_MODEL: Final = "mffenet-lite0"
 
 EVENT_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What an event may be called: its id names folders, resources and parts of addresses."""
-EventId = Annotated[str, Field(pattern=EVENT_ID)]
+EventId = Annotated[
+    str, Field(pattern=EVENT_ID, description="1 to 64 letters, digits, `.`, `-` or `_`, a letter or digit first")
+]
 OUR_SUFFIXES: Final = (".json", ".geojson", ".gpkg", ".zarr", ".ledger", ".lock", ".tif", ".yaml", ".yml", ".db")
 """Of files that lie beside events' folders or in them: no event is called so."""
 PART_NAME: Final = re.compile(r".*-32[67]\d\d")
@@ -315,8 +318,7 @@ def _parse(kind: type[Config], values: Mapping[str, Any]) -> Config:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(detail, known=kind.model_fields) for detail in error.errors()]
-        raise InputError("configuration: " + "; ".join(lines)) from None
+        raise InputError("configuration: " + "; ".join(reasons(error, kind, fix=_flag_of))) from None
 
 
 def as_training_keys(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -359,15 +361,11 @@ def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
     return told
 
 
-def _explain(detail: Any, *, known: Iterable[str]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
-    key = ".".join(str(part) for part in detail["loc"]) or "run"
-    if detail["type"] == "missing" and key == "name":
-        return "the run has no name; pass --name EVENT_ID or --event FILE|ID, or a `name` in the configuration"
-    if detail["type"] == "missing":
-        return f"`{key}` is missing; pass --{key}, or `{key}` in the configuration"
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key `{key}`; expected one of: {', '.join(known)}"
-    return f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (got {detail['input']!r:.80})"
+def _flag_of(key: str) -> str:
+    """How a missing key is given."""
+    if key == "name":
+        return "; pass --name EVENT_ID or --event FILE|ID, or a `name` in the configuration"
+    return "" if "." in key else f"; pass --{key.replace('_', '-')}, or `{key}` in the configuration"
 
 
 Environment = Literal["LANDSLIDENET_DATA", "LANDSLIDENET_S3_ENDPOINT", "LANDSLIDENET_POLICY"]

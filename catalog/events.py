@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from catalog.config import Event
 from catalog.schema import InputError
+from catalog.validation import reasons
 from catalog.web import Unanswered, fetch, parse_json
 
 COMCAT_URL: Final = "https://earthquake.usgs.gov/fdsnws/event/1/query"
@@ -58,8 +59,7 @@ def parse_event(text: str, *, where: str) -> Event:
     try:
         return Event.model_validate(values)
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"event {where}: {reasons}") from None
+        raise InputError(f"event {where}: {'; '.join(reasons(error, Event))}") from None
 
 
 def _from_comcat(feature: dict[str, Any], *, where: str) -> dict[str, Any]:

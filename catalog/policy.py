@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from catalog.config import Strict, as_keys, environment, parse_config
 from catalog.schema import InputError
 from catalog.sensors import SENSORS
+from catalog.validation import reasons
 
 DECIDED: Final = ("name", "post", "pre", "stac", "sensor", "aoi", "event", "hosts", "root", "out")
 """Keys of a detection that the response decides."""
@@ -182,7 +183,4 @@ def load_policy(path: str | None = None) -> Policy:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"policy {named}: cannot be read ({error}); expected a YAML file") from None
     except ValidationError as error:
-        lines = "; ".join(
-            f"`{'.'.join(map(str, e['loc']))}`: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
-        )
-        raise InputError(f"policy {named}: {lines}") from None
+        raise InputError(f"policy {named}: {'; '.join(reasons(error, Policy))}") from None

@@ -20,10 +20,11 @@ from pyogrio.errors import DataSourceError
 from shapely.geometry.base import BaseGeometry
 
 from catalog.config import Event, Strict, is_event_id
-from catalog.events import parse_event
+from catalog.events import load_event, parse_event
 from catalog.files import write_whole
 from catalog.policy import ImageryPolicy
 from catalog.schema import InputError, StoreError
+from catalog.validation import reasons
 
 AREA_NAME: Final = re.compile(r"area(?:-(\d{5}))?\.geojson")
 AREA_FILE: Final = "area.geojson"
@@ -263,6 +264,19 @@ def read_area(path: Path) -> BaseGeometry:
     return outline
 
 
+def read_named(event_id: str, *, event: str | None, aoi: str | None) -> tuple[Event, BaseGeometry]:
+    """An event that a person names by files, and its area.
+
+    Raises: InputError when one of the two is missing, cannot be read, or is of another event.
+    """
+    if not (event and aoi):
+        raise InputError(f"event {event_id}: got one of `event` and `aoi`; expected both, or none for a watched event")
+    loaded = load_event(event)
+    if loaded.id != event_id:
+        raise InputError(f"event {event_id}: the file {event} is of {loaded.id}; give its id")
+    return loaded, read_area(Path(aoi))
+
+
 def save_event(state: str, event: Event, area: BaseGeometry) -> None:
     """Open the response of an event that a person names: event.json and area.geojson are written."""
     folder = folder_of(state, event.id)
@@ -289,8 +303,9 @@ def read_response(state: str, event_id: str) -> Response | None:
     try:
         return Response.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
+        why = reasons(error, Response)[0] if isinstance(error, ValidationError) else error
         raise StoreError(
-            f"{path}: cannot be read ({error}); restore it from the backup, or move it away: the search starts anew, "
+            f"{path}: cannot be read ({why}); restore it from the backup, or move it away: the search starts anew, "
             "and the next version is made of what it finds"
         ) from None
 

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from catalog.config import Event, Strict, is_name
 from catalog.files import write_whole
 from catalog.schema import StoreError
+from catalog.validation import reasons
 
 FILE: Final = "watchlist.json"
 FORMAT: Final = 1
@@ -105,7 +106,7 @@ def load_watchlist(state: Path) -> Watchlist:
         watchlist = Watchlist.model_validate_json(text)
     except ValidationError as error:
         raise StoreError(
-            f"watch list {path}: does not fit ({error.error_count()} errors, first: {error.errors()[0]['msg']}); "
+            f"watch list {path}: does not fit ({error.error_count()} errors, first: {reasons(error, Watchlist)[0]}); "
             "restore it from a backup, or move it away: what the feed still lists is announced again"
         ) from None
     if watchlist.format != FORMAT:

@@ -27,6 +27,7 @@ from catalog.grid import Grid, Window
 from catalog.schema import InputError
 from catalog.store import StoreRef
 from catalog.truth import read_polygons
+from catalog.validation import reasons
 from models.adanet import ADANet
 from models.adaptation import AdaptConfig, Round, adapt
 from models.augment import Augmentation, Tiles
@@ -137,8 +138,7 @@ def adapt_config(config: RunConfig) -> AdaptConfig:
     try:
         return TypeAdapter(AdaptConfig).validate_python(told)
     except ValidationError as error:
-        wrong = [f"`adaptation.{detail['loc'][0]}`: {detail['msg']}" for detail in error.errors()]
-        raise InputError("; ".join(wrong)) from None
+        raise InputError(f"`adaptation`: {'; '.join(reasons(error, AdaptConfig))}") from None
 
 
 def plan_network(

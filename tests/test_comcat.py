@@ -48,24 +48,24 @@ def test_parse_feed_reads_a_summary():
 @pytest.mark.parametrize(
     ("place", "value", "reason"),
     [
-        (("id",), "../../etc/passwd", "id: String should match"),
-        (("id",), "a" * 65, "id: String should match"),
-        (("id",), ".hidden", "id: String should match"),
-        (("id",), "us1\n", "id: String should match"),
-        (("id",), 7, "id: Input should be a valid string"),
-        (("properties", "ids"), ",us1,..%2f..,", "ids.1: String should match"),
-        (("properties", "ids"), ",a" * 300, "ids: List should have at most 200"),
-        (("properties", "mag"), "6.6", "mag: Input should be a valid number"),
-        (("properties", "mag"), 99, "mag: Input should be less"),
-        (("properties", "time"), 1e30, "time: Input should be a valid integer"),
-        (("properties", "time"), 10**15, "time: Input should be less"),
-        (("properties", "updated"), None, "updated: Input should be a valid integer"),
+        (("id",), "../../etc/passwd", "`id`: expected 1 to 64 letters"),
+        (("id",), "a" * 65, "`id`: expected 1 to 64 letters"),
+        (("id",), ".hidden", "`id`: expected 1 to 64 letters"),
+        (("id",), "us1\n", "`id`: expected 1 to 64 letters"),
+        (("id",), 7, "`id`: expected 1 to 64 letters"),
+        (("properties", "ids"), ",us1,..%2f..,", "ids.1`: expected 1 to 64 letters"),
+        (("properties", "ids"), ",a" * 300, "ids`: expected a list of at most 200"),
+        (("properties", "mag"), "6.6", "mag`: expected a number of -10 to 11"),
+        (("properties", "mag"), 99, "mag`: expected a number of -10 to 11"),
+        (("properties", "time"), 1e30, "time`: expected a whole number"),
+        (("properties", "time"), 10**15, "time`: expected a whole number of -8520336000000 to 4102444800000"),
+        (("properties", "updated"), None, "updated`: expected a whole number"),
         (("geometry", "coordinates"), [141.9, 95, 0], "expected \\[longitude, latitude"),
         (("geometry", "coordinates"), [None, 42, 0], "expected \\[longitude, latitude"),
         (("geometry", "coordinates"), [141.9, 42, 6371], "expected a depth"),
         (("geometry", "coordinates"), [0] * 100, "at most 3"),
-        (("geometry",), None, "geometry: Input should be"),
-        (("properties",), [], "properties: Input should be"),
+        (("geometry",), None, "`geometry`: expected keys and values"),
+        (("properties",), [], "`properties`: expected keys and values"),
     ],
 )
 def test_parse_feed_refuses_a_malformed_feature_and_keeps_the_others(place, value, reason):
@@ -169,7 +169,7 @@ def test_parse_detail_passes_over_a_withdrawn_shakemap():
 def test_parse_detail_refuses_a_malformed_product_and_keeps_the_others():
     quake = _detail({**SHAKEMAP, "updateTime": "soon"}, SHAKEMAP, {**SHAKEMAP, "code": "../x"})
     assert quake.shakemap.version == "3"
-    assert [reason.split(":")[1] for reason in quake.refused] == [" updateTime", " code"]
+    assert [reason.split(":")[1] for reason in quake.refused] == [" `updateTime`", " `code`"]
 
 
 @pytest.mark.parametrize("products", [[], {"shakemap": 3}, {"shakemap": [None]}, {"shakemap": [SHAKEMAP] * 2001}])

@@ -73,7 +73,7 @@ def test_load_event_missing_file(tmp_path):
         ("[1]", "no single event"),
         ('{"type": "Feature", "id": "a", "properties": {}, "geometry": null}', "not ComCat's"),
         ('{"id": "a", "time_utc": "2020-01-02T03:04:05"}', "without a time zone"),
-        ('{"id": "a", "depth": 3}', "depth: Extra inputs"),
+        ('{"id": "a", "depth": 3}', "unknown key `depth`"),
     ],
 )
 def test_parse_event_refuses_what_is_no_event(text, match):

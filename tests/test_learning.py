@@ -113,20 +113,20 @@ def test_training_events_held_out_are_a_list(text, events):
     ("text", "message"),
     [
         ("step: 3", "unknown key `step`; expected one of: tiles, out, leave_out"),
-        ("steps: 0", "`steps`: Input should be greater than or equal to 1 (got 0)"),
-        ("crop: 100", "`crop_px`: Input should be a multiple of 16 (got 100)"),
-        ("batch: 1", "`batch`: Input should be greater than or equal to 2"),
-        ("learning_rate: -1", "`learning_rate`: Input should be greater than 0"),
-        ("patience: soon", "`patience`: Input should be a valid integer"),
+        ("steps: 0", "`steps`: got 0; expected a whole number of at least 1"),
+        ("crop: 100", "`crop_px`: got 100; expected a whole number of at least 64, a multiple of 16"),
+        ("batch: 1", "`batch`: got 1; expected a whole number of at least 2"),
+        ("learning_rate: -1", "`learning_rate`: got -1; expected a number above 0"),
+        ("patience: soon", "`patience`: got 'soon'; expected a whole number"),
         ("model: unet", "`model`: got 'unet'; expected one of mffenet-lite0-w32"),
         ("start: nowhere.safetensors", "`start`: model: no weights for 'nowhere.safetensors'"),
         ("start: mffenet-lite0\nmodel: mffenet-lite0-w32", "got weights of mffenet-lite0; expected mffenet-lite0-w32"),
         ("model: adanet-lite0", "an ADANet is made of one of them by `landslidenet adapt`"),
         ("loss: [hinge=1]", "got ['hinge']; expected some of boundary, "),
-        ("loss: {dice: 0}", "`losses.dice`: Input should be greater than 0"),
+        ("loss: {dice: 0}", "`losses.dice`: got 0; expected a number above 0"),
         ("loss: [dice=1, dice=2]", "a loss is given twice"),
         ("crop: 64\ncrop_px: 64", "`crop_px` is given twice"),
-        ("tiles: nowhere", "tiles nowhere: got no folder; expected one of: landslide4sense-rgb"),
+        ("tiles: nowhere", "tiles nowhere: got no folder; expected one with labelled tiles"),
         ("leave_out: A,B", "events to leave out: got A, B; expected some, not all, of A, B"),
         ("hold_out: C", "events to hold out: got C; expected some, not all, of A, B"),
     ],
@@ -145,7 +145,7 @@ def test_train_without_tiles_says_which_flag_is_missing(run, tmp_path):  # noqa:
 def test_train_flags_win_over_the_file(run, tiles, tmp_path):  # noqa: F811
     (tmp_path / "run.yaml").write_text(f"tiles: {tiles}\nout: {tmp_path}\ncrop: 64\nloss: dice")
     words = ("--crop", 100, "--loss", "hinge=1")
-    assert "(got 100)" in refused(run, "train", tmp_path / "run.yaml", *words[:2])
+    assert "got 100;" in refused(run, "train", tmp_path / "run.yaml", *words[:2])
     assert "['hinge']" in refused(run, "train", tmp_path / "run.yaml", *words[2:])
 
 

@@ -178,7 +178,7 @@ def test_windows_to_adapt_to_are_the_likeliest_and_others_evenly(monkeypatch):
     ("settings", "message"),
     [
         ({"selftraining": 1}, "`adaptation`: unknown key selftraining; expected one of: seed, steps, batch"),
-        ({"statistics": "mixed"}, "`adaptation.statistics`: Input should be 'frozen' or 'per-domain'"),
+        ({"statistics": "mixed"}, "`adaptation`: `statistics`: got 'mixed'; expected `frozen`, `per-domain`"),
     ],
     ids=["unknown", "unfit"],
 )
