@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,8 +37,6 @@ from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
 from catalog.sensors import Sensor, sensor
 from catalog.web import ANY_PUBLIC
-
-logger = logging.getLogger(__name__)
 
 SAMPLE_PX: Final = 512
 """Longest side of the reduced picture whose values are looked at."""
@@ -83,8 +80,6 @@ def check_inputs(config: RunConfig) -> Inputs:
         warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry)]
     warnings += _warn_partial(config, pre_files, grid=grid)
     check_places(config)
-    for warning in warnings:
-        logger.warning("%s", warning)
     return Inputs(grid, post, pre, dem, aoi, config.event, _not_used(config, pre), tuple(warnings))
 
 

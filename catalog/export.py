@@ -11,7 +11,7 @@ import platform
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date, datetime
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -248,6 +248,7 @@ def _write_run(product: Product, folder: Path) -> Path:
         "event_id": product.event_id,
         "version": product.version,
         "event": product.event.model_dump(mode="json") if product.event else None,
+        "headline": asdict(product.headline),
         "config": dict(product.config),
         "software": {"python": platform.python_version(), **{name: _installed(name) for name in PACKAGES}},
         "model": dict(product.model_card),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +31,8 @@ apart for colour-blind readers, and none of them is a colour of forest, rock or 
 LANDSLIDE_COLUMNS: Final = ("id", "area_m2", "confidence", "probability_mean")
 """Columns of the landslides that map, report and style read; every other column is delivered as it comes."""
 
+PIXEL_SIDES: Final = 4 / math.pi
+"""Length along pixels' sides over that of a smooth outline, mean over its directions."""
 POST_BANDS: Final = ("red", "green", "blue")
 _GEOD: Final = Geod(ellps="WGS84")
 
@@ -69,6 +72,8 @@ class Headline:
 
     count: int
     area_m2: float
+    area_range_m2: tuple[float, float]
+    """The same with each outline half a pixel further in or out."""
     largest_m2: float
     observed_m2: float
     """Geodesic area in which a landslide would have been seen."""
@@ -161,17 +166,24 @@ class Product:
     @cached_property
     def headline(self) -> Headline:
         """The product's headline numbers."""
-        area = self.landslides["area_m2"]
+        area, edge = self.landslides["area_m2"], self._half_pixel_m2
         counts = self.landslides["confidence"].astype(str).value_counts()
         return Headline(
             count=len(self.landslides),
             area_m2=float(area.sum()),
+            area_range_m2=(float((area - edge).clip(lower=0.0).sum()), float((area + edge).sum())),
             largest_m2=float(area.max()) if len(area) else 0.0,
             observed_m2=_geodesic_area(self.observed_area.geometry.to_numpy(), epsg=self.grid.epsg),
             scene_m2=_geodesic_area(self.scene_lonlat, epsg=4326),
             vetoed=len(self.vetoed),
             by_confidence={name: int(counts.get(name, 0)) for name in CONFIDENCE_COLOURS},
         )
+
+    @property
+    def _half_pixel_m2(self) -> NDArray[np.float64]:
+        """Area of half a pixel along each landslide's outline, (n,)."""
+        outline: NDArray[np.float64] = self.landslides.geometry.length.to_numpy() / PIXEL_SIDES
+        return outline * self.grid.gsd_m / 2
 
 
 def _geodesic_area(polygons: Any, *, epsg: int) -> float:  # noqa: ANN401 - any shapely polygons

@@ -99,6 +99,7 @@ def build_item(product: Product) -> pystac.Item:
             "landslidenet:datetime_source": source,
             "landslidenet:landslides": product.headline.count,
             "landslidenet:landslide_area_m2": round(product.headline.area_m2),
+            "landslidenet:landslide_area_range_m2": [round(area) for area in product.headline.area_range_m2],
             "landslidenet:observed_area_m2": round(product.headline.observed_m2),
             **network,
             **_bands(network),

@@ -1,4 +1,8 @@
-"""Commands of the analyst: detect landslides, adapt a network to a scene, score a product."""
+"""Commands of the analyst: detect landslides, adapt a network to a scene, score a product.
+
+What is heavy (networks, Prefect, Dask) is imported in a command, once its arguments and files are known to be good: a
+mistake is answered at once. `tests/test_cli.py` holds every module of commands to it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from catalog.config import RunConfig, as_keys, parse_config
+from catalog.events import with_event
 from catalog.schema import InputError
-from flows.terminal import CONFIG_SUFFIXES, flow_run, given, print_scores, read_config
+from flows.terminal import CONFIG_SUFFIXES, flow_run, given, print_end, print_scores, read_config
 
 
 def detect(
@@ -90,18 +95,29 @@ def detect(
 
 def run_detect(values: dict[str, Any]) -> Path:
     """The product folder of a detection with these configuration values; the event is looked up first."""
-    from catalog.events import with_event  # heavy imports wait until a command needs them
+    config = parse_config(with_event(values))
+    told = _check(config)
     from flows.detect import detect as detect_flow
 
-    return Path(_in_flow(detect_flow, parse_config(with_event(values))))
+    folder = Path(_in_flow(detect_flow, config))
+    print_end(folder, told=told)
+    return folder
+
+
+def _check(config: RunConfig) -> tuple[str, ...]:
+    """The inputs' warnings, which the flow tells; what is wrong is said within seconds, files before networks."""
+    from catalog.checks import check_inputs
+
+    inputs = check_inputs(config)
+    from tasks.steps import check
+
+    return check(config, inputs=inputs).inputs.warnings
 
 
 def _in_flow(flow: Callable[[RunConfig], str], config: RunConfig) -> str:
-    """Run a flow; inputs are checked first, so that a bad one is a message within seconds; the flow checks again."""
+    """Run a flow on a checked configuration; it checks again, as it does for those who start it elsewhere."""
     from tasks.artifacts import following
-    from tasks.steps import check
 
-    check(config)
     with flow_run() as follow, following(follow):
         return flow(config)
 
@@ -142,6 +158,7 @@ def adapt(
     if not (values.get("adapt") or values.get("labels")):
         raise InputError("adapt: nothing to learn from; pass --tiles FOLDER of other events, or --labels of this scene")
     config = parse_config(values)
+    _check(config)
     from flows.train import adapt as adapt_flow
 
     typer.echo(_in_flow(adapt_flow, config))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
 
 import typer
 
@@ -13,10 +15,25 @@ from flows.terminal import ManyFiles, err_console, terminal_handler
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="From satellite imagery before and after an earthquake to a landslide inventory for QGIS.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"landslidenet {installed_version('landslidenet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def landslidenet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Nothing: the commands do the work."""
+
 
 for of_files in (analyst.detect, analyst.adapt):
     app.command(cls=ManyFiles)(of_files)
@@ -31,7 +48,7 @@ def main() -> None:
     """Entry point: a bad input is one clear message and status 2, any other failure of ours status 1."""
     logging.basicConfig(level=logging.WARNING, handlers=[terminal_handler()])
     try:
-        app()
+        app(prog_name="landslidenet")
     except InputError as error:
         err_console.print("error:", str(error), markup=False, soft_wrap=True)
         sys.exit(2)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.analyst import run_detect
-from flows.terminal import err_console, out_console, print_scores, progress_bars
+from flows.terminal import err_console, out_console, print_scores, progress
 
 
 def simulate(
@@ -21,7 +21,7 @@ def simulate(
     """A simulated earthquake with landslides, for demonstration and tests. Last line on stdout: the folder."""
     from tasks.review import simulate_event
 
-    with progress_bars() as follow:
+    with progress() as follow:
         paths = simulate_event(out, size_px=size, gsd_m=gsd, seed=seed, sensor=sensor, report=follow)
     for path in paths.values():
         err_console.print(f"  {path}", markup=False, soft_wrap=True)
@@ -41,7 +41,7 @@ def demo(
     if all(path.is_file() for path in scene.values()):
         err_console.print(f"using the scene of an earlier demo: {folder}", markup=False)
     else:
-        with progress_bars() as follow:
+        with progress() as follow:
             scene = simulate_event(folder, size_px=size, gsd_m=10.0, seed=7, sensor="rgb8", report=follow)
     values = {
         "post": [str(scene["post"])], "pre": [str(scene["pre"])], "dem": str(scene["dem"]),

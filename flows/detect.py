@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, runtime, tags
+from prefect import flow, get_run_logger, runtime, tags
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from catalog.config import RunConfig, parse_config
@@ -41,6 +41,8 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
     share_one_heap()
     config = parse_config(with_event(config)) if isinstance(config, dict) else config
     prepared = steps.check(config)
+    for warning in prepared.inputs.warnings:
+        get_run_logger().warning("%s", warning)
     with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
         return _story(prepared, client=client)
 

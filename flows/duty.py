@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from catalog.config import environment
+from catalog.policy import load_policy
 from catalog.schema import LandslideError
-from flows.terminal import err_console, flow_run
+from flows.terminal import err_console, flow_run, print_end
 
 
 def respond(
@@ -21,14 +22,23 @@ def respond(
     aoi: Annotated[str | None, typer.Option(help="Vector file: its area of interest; needs --event.")] = None,
 ) -> None:
     """Bring an event's inventory up to date with the imagery there is. Lines on stdout: folders of new versions."""
-    from catalog.policy import load_policy
-    from catalog.responses import open_event
+    _check_event(load_policy(_named(policy)).state, event_id, event=event, aoi=aoi)
     from flows.respond import respond as respond_flow
 
-    if not (event or aoi):
-        open_event(load_policy(_named(policy)).state, event_id)  # a bad one is a message, before anything starts
     for folder in _ended(respond_flow, event_id, policy=_named(policy), event=event, aoi=aoi) or ():
+        print_end(Path(folder))
         typer.echo(folder)
+
+
+def _check_event(state: str, event_id: str, *, event: str | None, aoi: str | None) -> None:
+    """Nothing for an event that can be responded to; a bad one is a message, before anything starts."""
+    from catalog.responses import folder_of, open_event, read_named
+
+    folder_of(state, event_id)
+    if event or aoi:
+        read_named(event_id, event=event, aoi=aoi)
+    else:
+        open_event(state, event_id)
 
 
 def watch(
@@ -38,12 +48,11 @@ def watch(
 
     With a Prefect server (`landslidenet up`) what is new starts a response; without one, `respond` does.
     """
+    load_policy(_named(policy))  # a bad one is a message, before anything starts
     from catalog.apart import kept_apart
-    from catalog.policy import load_policy
     from flows.watch_earthquakes import watch_earthquakes
     from flows.watch_imagery import watch_imagery
 
-    load_policy(_named(policy))  # a bad one is a message, before anything starts
     failures: list[str] = []
     for flow in (watch_earthquakes, watch_imagery):
         with kept_apart(flow.name, failures):
@@ -62,7 +71,7 @@ def _ended(flow: Any, *arguments: str, **told: str | None) -> Any:  # noqa: ANN4
 
     with flow_run() as follow, following(follow):
         state = flow(*arguments, **told, return_state=True)
-        if state.message:
+        if state.message and state.is_completed():
             err_console.print(state.message, markup=False, soft_wrap=True)
         returned = state.result(raise_on_failure=False)
     if isinstance(returned, LandslideError):

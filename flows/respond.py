@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from prefect import flow, get_run_logger, runtime, tags, task
@@ -14,7 +13,6 @@ from prefect.states import Completed, Failed
 
 from catalog.apart import kept_apart
 from catalog.config import Event, EventId
-from catalog.events import load_event
 from catalog.locks import hold_event
 from catalog.markdown import plain
 from catalog.policy import Policy, load_policy
@@ -26,12 +24,12 @@ from catalog.responses import (
     after_version,
     open_event,
     published_from,
-    read_area,
+    read_named,
     read_response,
     save_event,
     write_response,
 )
-from catalog.schema import InputError, LandslideError
+from catalog.schema import LandslideError
 from catalog.web import Unanswered
 from flows.detect import detect
 from tasks.outlook import Outlook, PartOutlook, detection_of, inputs_of, look, version_of
@@ -91,17 +89,8 @@ def respond(
         open_event(rules.state, event_id)  # an event that is not known leaves no folder behind
     with tags(f"event:{event_id}"), hold_event(rules.state, event_id):
         if event or aoi:
-            _open_response(rules, event_id, event=event, aoi=aoi)
+            save_event(rules.state, *read_named(event_id, event=event, aoi=aoi))
         return _bring_up_to_date(rules, event_id)
-
-
-def _open_response(policy: Policy, event_id: str, *, event: str | None, aoi: str | None) -> None:
-    if not (event and aoi):
-        raise InputError(f"event {event_id}: got one of `event` and `aoi`; expected both, or none for a watched event")
-    loaded = load_event(event)
-    if loaded.id != event_id:
-        raise InputError(f"event {event_id}: the file {event} is of {loaded.id}; give its id")
-    save_event(policy.state, loaded, read_area(Path(aoi)))
 
 
 def _heals(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401 - prefect State

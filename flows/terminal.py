@@ -1,11 +1,13 @@
-"""What every command shares: consoles, progress bars, file options, configuration files, a flow run, log lines."""
+"""What every command shares: consoles, progress, file options, configuration files, a flow run, its end, log lines."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from catalog.config import SEVERAL
-from catalog.schema import InputError
+from catalog.schema import InputError, LandslideError
 
 out_console = Console(highlight=False, soft_wrap=True, emoji=False)
 SERVER_START_S = 180
@@ -63,18 +65,41 @@ def spread_files(words: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Follow]:
-    """Progress bars on stderr, one for each thing that is followed."""
+def progress() -> Iterator[Follow]:
+    """How far long work is, on stderr: bars in a terminal, a line now and then in a file or pipe."""
+    if not err_console.file.isatty():
+        yield progress_lines()
+        return
     bars: dict[str, TaskID] = {}
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err_console) as progress:
+    with Progress(*columns, console=err_console) as shown:
 
         def follow(what: str, done: int, total: int) -> None:
             if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total)
+                bars[what] = shown.add_task(what, total=total)
+            shown.update(bars[what], completed=done, total=total)
 
         yield follow
+
+
+def progress_lines() -> Follow:
+    """A line for the first of each thing that is followed, for each tenth of it, and for its end: plain text."""
+    tenths: dict[str, int] = {}
+
+    def follow(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if tenths.get(what, -1) < tenth:
+            tenths[what] = tenth
+            line = f"{datetime.now():%H:%M:%S} {what}: {done}/{total}"
+            err_console.print(line, markup=False, soft_wrap=True)
+
+    return follow
+
+
+def check_folder(folder: str, *, what: str) -> None:
+    """Nothing where there is such a folder. Raises: InputError."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{what} {folder}: got no folder; expected one with labelled tiles; check the path")
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
@@ -97,7 +122,7 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def flow_run() -> Iterator[Follow]:
-    """Progress bars on stderr; without a Prefect server one is started for the run."""
+    """Progress on stderr; without a Prefect server one is started for the run."""
     from prefect.settings import (
         PREFECT_SERVER_ANALYTICS_ENABLED,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
@@ -108,7 +133,7 @@ def flow_run() -> Iterator[Follow]:
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S,
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
     }
-    with progress_bars() as follow, temporary_settings(server):
+    with progress() as follow, temporary_settings(server):
         yield follow
 
 
@@ -140,12 +165,44 @@ def _figure(value: float | int | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
+def print_end(folder: Path, *, told: Collection[str] = ()) -> None:
+    """What a detection came to, on stderr: landslides, their area and its range, what was not seen, where to read on.
+
+    told : warnings that were given already.
+    """
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    head = run["headline"]
+    low, high = (f"{area / 1e6:.3f}" for area in head["area_range_m2"])
+    classes = ", ".join(f"{head['by_confidence'][name]} {name}" for name in ("high", "medium", "low"))
+    unseen = max(head["scene_m2"] - head["observed_m2"], 0.0)
+    lines = [
+        *(f"warning: {warning}" for warning in run["warnings"] if warning not in told),
+        f"{head['count']} landslides (confidence: {classes}), {head['area_m2'] / 1e6:.3f} km2; {low} to {high} with "
+        "each outline half a pixel further in or out",
+        f"not seen: {unseen / 1e6:.3f} km2 of {head['scene_m2'] / 1e6:.3f} km2 ({unseen / head['scene_m2']:.0%})",
+        f"report: {folder / 'report.html'}",
+    ]
+    for line in lines:
+        err_console.print(line, markup=False, soft_wrap=True)
+
+
 def terminal_handler() -> logging.Handler:
-    """Log lines on stderr, without what Prefect's engine says of states that are no trouble.
+    """Log lines on stderr, without what Prefect's engine says of states: how a run ended is said once, by the command.
 
     What a flow itself logs is shown; a Prefect server gets every line.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(lambda line: line.levelno >= logging.WARNING or "prefect" not in Path(line.pathname).parent.parts)
+    handler.addFilter(_is_news)
     return handler
+
+
+def _is_news(line: logging.LogRecord) -> bool:
+    """False for lines of Prefect's own below WARNING, and for failures that its engine hands on to the command."""
+    place = Path(line.pathname)
+    if "prefect" not in place.parent.parts:
+        return True
+    error = line.exc_info[1] if line.exc_info else None
+    of_engine = place.name.endswith("_engine.py") and line.levelno >= logging.ERROR
+    handed_on = of_engine and (error is None or isinstance(error, LandslideError))
+    return line.levelno >= logging.WARNING and not handed_on

@@ -56,6 +56,8 @@ def adapt(config: RunConfig | dict[str, Any]) -> str:
     """
     config = parse_config(config) if isinstance(config, dict) else config
     prepared = steps.check(config)
+    for warning in prepared.inputs.warnings:
+        get_run_logger().warning("%s", warning)
     with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
         post, _ = steps.ingest(prepared, prepared.inputs.post, client=client)
         settled = steps.settle_network(prepared, post, client=client, threads=all_threads(config.cluster))

@@ -10,12 +10,12 @@ import typer
 from rich.table import Table
 
 from catalog.config import TrainRun, as_training_keys, parse_average, parse_training
-from flows.terminal import err_console, flow_run, given, out_console, read_config
+from flows.terminal import check_folder, err_console, flow_run, given, out_console, read_config
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """The registered networks: bands, pixel sizes, weights, licence, metrics."""
-    from tasks.review import list_models
+    from tasks.networks import list_models
 
     rows = list_models()
     if as_json:
@@ -135,9 +135,10 @@ def train(
 
 def run_train(values: dict[str, Any]) -> Path:
     """The weights of a training with these configuration values; what is there already is not trained again."""
+    run = parse_training(values)
+    check_folder(run.tiles, what="tiles")
     from tasks import learning
 
-    run = parse_training(values)
     prepared = learning.prepare(run)
     if prepared.finished:
         err_console.print(f"{prepared.weights} is trained already: nothing to do", markup=False, soft_wrap=True)
@@ -171,9 +172,10 @@ def average(
 
 def run_average(values: dict[str, Any]) -> Path:
     """The mean weights of these configuration values; what is there already is not made again."""
+    run = parse_average(values)
+    check_folder(run.tiles, what="tiles")
     from tasks import averaging
 
-    run = parse_average(values)
     prepared = averaging.prepare(run)
     if prepared.finished:
         err_console.print(f"{prepared.weights} is averaged already: nothing to do", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What the command line does beside the flows: simulate, evaluate, list networks."""
+"""What the command line does beside the flows: simulate an event, evaluate a product. No network is needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from catalog.truth import (
     read_strips,
     valid_ground,
 )
-from models.cards import WEIGHTS_DIR, load_card
-from models.registry import MODELS
 from tasks.appearance import render
 from tasks.evaluation import PixelCounts, area_error, clip, object_scores, pixel_scores, scores
 from tasks.simulation import simulate
@@ -61,22 +59,3 @@ def evaluate_product(product: Path, *, truth: str, aoi: Path | None, valid: Path
         ground = valid_ground(mapped.classes, aoi=area, valid=seen)
         layers = clip(mapped.outlines(), ground), clip(reference, ground)
         return result | {"objects": object_scores(*layers), "area": area_error(*layers)}
-
-
-def list_models() -> list[dict[str, Any]]:
-    """The registered networks with what their cards say."""
-    rows = []
-    for entry in MODELS.values():
-        weights = WEIGHTS_DIR / f"{entry.name}.safetensors"
-        card = load_card(weights) if weights.is_file() else None
-        rows.append({
-            "name": entry.name,
-            "summary": entry.summary,
-            "bands": ", ".join(entry.bands),
-            "gsd_m": "{:g}-{:g}".format(*card.gsd_range_m) if card else "as trained",
-            "parameters": f"{entry.parameters:,}",
-            "weights": f"shipped, {weights.stat().st_size / 1e6:.1f} MB" if card else "none shipped",
-            "licence": card.licence if card else "-",
-            "metrics": ", ".join(f"{k} {v}" for k, v in card.metrics.items()) if card else "-",
-        })  # fmt: skip
-    return rows

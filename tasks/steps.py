@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from shapely.affinity import affine_transform
 
 from catalog import scenes, store
-from catalog.checks import check_inputs
+from catalog.checks import Inputs, check_inputs
 from catalog.config import RunConfig
 from catalog.export import publish as write_product
 from catalog.grid import Grid, regrid
@@ -75,14 +75,17 @@ RETRY: Final[dict[str, Any]] = {
 }
 
 
-def check(config: RunConfig) -> Prepared:
-    """Everything that can be known to be wrong is said here, before any work."""
+def check(config: RunConfig, *, inputs: Inputs | None = None) -> Prepared:
+    """Everything that can be known to be wrong is said here, before any work.
+
+    inputs : where they were checked already.
+    """
     try:
         weights = find_weights(config.model)
         card = load_card(weights)
     except ValueError as error:
         raise InputError(str(error)) from error
-    inputs = check_inputs(config)
+    inputs = inputs or check_inputs(config)
     low, high = card.gsd_range_m
     if not low <= inputs.grid.gsd_m <= high:
         told = (

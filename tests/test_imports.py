@@ -10,19 +10,20 @@ ROOT = Path(__file__).parents[1]
 OURS = ("catalog", "models", "tasks", "flows")
 SHELLS = {
     "tasks.steps", "tasks.story", "tasks.pairing", "tasks.scenario", "tasks.blocks", "tasks.stages", "tasks.samples",
-    "tasks.learning", "tasks.judging", "tasks.averaging", "tasks.review", "tasks.mapping", "tasks.outlook",
-    "tasks.artifacts",
+    "tasks.learning", "tasks.judging", "tasks.averaging", "tasks.networks", "tasks.review", "tasks.mapping",
+    "tasks.outlook", "tasks.artifacts",
 }  # fmt: skip
 """Modules of tasks that know the catalogue and the networks; the rest of tasks is pure."""
 
 FLOWS_REACH = {
     # what a run and the watchers are told, what is known of a response, and the errors they are told
-    "catalog.apart", "catalog.config", "catalog.events", "catalog.locks", "catalog.markdown", "catalog.policy",
+    "catalog.apart", "catalog.checks", "catalog.config", "catalog.events", "catalog.locks", "catalog.markdown",
+    "catalog.policy",
     "catalog.responses", "catalog.retention", "catalog.schema", "catalog.watching",
     "catalog.watchlist", "catalog.web",
     # the steps, what is followed of them, and the shells that need no Prefect
-    "tasks.artifacts", "tasks.averaging", "tasks.learning", "tasks.outlook", "tasks.review", "tasks.stages",
-    "tasks.steps", "tasks.story",
+    "tasks.artifacts", "tasks.averaging", "tasks.learning", "tasks.networks", "tasks.outlook", "tasks.review",
+    "tasks.stages", "tasks.steps", "tasks.story",
 }  # fmt: skip
 NETWORK_LIBRARIES = {"torch", "numpy", "timm", "safetensors"}
 COMPUTING = {
