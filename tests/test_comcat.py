@@ -142,7 +142,7 @@ def test_parse_feed_reads_a_deletion_without_place_and_time(geometry):
 
 
 def test_parse_feed_refuses_a_deletion_without_an_id():
-    assert "id: " in _feed({**_with(status="deleted"), "id": "../x"}).refused[0]
+    assert "`id`: " in _feed({**_with(status="deleted"), "id": "../x"}).refused[0]
 
 
 @pytest.mark.parametrize(
