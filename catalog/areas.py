@@ -87,6 +87,18 @@ def split_at_antimeridian(geometry: Any) -> Any:  # noqa: ANN401
     return _polygons(shapely.normalize(shapely.union_all(parts)))
 
 
+def one_way_round(geometry: Any) -> Any:  # noqa: ANN401
+    """The ground of geometry whose vertices jump between 180 and -180, cut at the antimeridian.
+
+    >>> [one_way_round(shapely.box(west, 0, 179, 1)).area for west in (-179, 178)]
+    [2.0, 1.0]
+    """
+    west, _, east, _ = geometry.bounds
+    if east - west <= 180:
+        return geometry
+    return split_at_antimeridian(shapely.transform(geometry, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]])))
+
+
 def _polygons(geometry: Any) -> Any:  # noqa: ANN401
     """Its polygons, without the points and lines that intersections leave."""
     pieces = [piece for piece in shapely.get_parts(geometry) if piece.geom_type == "Polygon" and not piece.is_empty]

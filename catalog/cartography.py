@@ -55,8 +55,7 @@ def draw_map(product: Product, preview: Preview, path: Path) -> Path:
 
 def describe_place(product: Product) -> str:
     """Where the map is, in words: centre, and distance and direction from the epicentre where it is known."""
-    centre = product.scene_lonlat.centroid
-    lon, lat = centre.x, centre.y
+    lon, lat = product.grid.centre_lonlat
     text = f"{abs(lat):.2f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.2f}° {'E' if lon >= 0 else 'W'}"
     event = product.event
     if event is None or event.longitude is None or event.latitude is None:

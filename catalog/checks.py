@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import geopandas
 import numpy as np
 import pystac
+import shapely
 from pyogrio.errors import DataSourceError
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
@@ -20,7 +21,7 @@ from shapely.ops import unary_union
 
 from catalog.config import DEFAULT_BLOCK_PX, Event, RunConfig
 from catalog.files import probe_root
-from catalog.grid import Bounds, Grid, snap_grid, utm_epsg
+from catalog.grid import Bounds, Grid, bbox_of, is_near_zone, is_utm, snap_grid, utm_epsg
 from catalog.items import (
     BAND_INDEX,
     BASELINE,
@@ -158,8 +159,8 @@ def _search(role: Role, config: RunConfig, entry: Sensor, aoi: geopandas.GeoData
     start, end = (
         (event.time_utc - before, event.time_utc) if role == "pre" else (event.time_utc, event.time_utc + after)
     )
-    west, south, east, north = aoi.to_crs(4326).total_bounds.tolist()
-    found = search_stac(stac, sensor=entry, bbox=(west, south, east, north), start=start, end=end)
+    bbox = bbox_of(shapely.get_coordinates(aoi.to_crs(4326).geometry).T)
+    found = search_stac(stac, sensor=entry, bbox=bbox, start=start, end=end)
     if not found:
         raise InputError(
             f"STAC search for {role}-event imagery: nothing in {stac.collection} from {start:%Y-%m-%d} to "
@@ -258,11 +259,11 @@ def _grid(
 
 
 def _epsg(info: RasterInfo) -> int:
-    """The imagery's own CRS when it is a WGS 84 UTM zone, else the zone of its centre."""
-    if info.epsg is not None and (32601 <= info.epsg <= 32660 or 32701 <= info.epsg <= 32760):
+    """The imagery's own CRS when it is a WGS 84 UTM zone near it, else the zone of its centre."""
+    lon, lat = info.centre_lonlat
+    if info.epsg is not None and is_utm(info.epsg) and is_near_zone(info.epsg, lon):
         return info.epsg
-    west, south, east, north = info.bounds_in(4326)
-    return utm_epsg((west + east) / 2, (south + north) / 2)
+    return utm_epsg(lon, lat)
 
 
 def _footprint(files: Sequence[RasterInfo], epsg: int) -> BaseGeometry:

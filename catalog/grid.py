@@ -6,18 +6,36 @@ Blocks have absolute ids: the same ground is in the same block whenever and with
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
+import numpy as np
+import shapely
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
+from pyproj import Geod, Transformer
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
+from shapely.geometry import box
 
 from catalog.schema import InputError
 
 Bounds = tuple[float, float, float, float]
 """left, bottom, right, top."""
+
+TRUE_SCALE: Final = 0.01
+"""How far a projection's metres may be from the ground's and still be called its metres: UTM is within 0.1 %."""
+
+UTM_REACH_DEG: Final = 9.0
+"""Longitude from a UTM zone's central meridian to the far side of the next zone: beyond it the picture turns."""
+
+EARTH_RADIUS_M: Final = (6_350_000.0, 6_400_000.0)
+EDGE_POINTS: Final = 20
+_WGS84: Final = Geod(ellps="WGS84")
 
 
 @dataclass(frozen=True, order=True)
@@ -115,10 +133,11 @@ class Grid:
         y0, x0 = block.row * self.block_px - self.row0, block.col * self.block_px - self.col0
         return Window(y0, x0, y0 + self.block_px, x0 + self.block_px)
 
-    def lonlat_bounds(self) -> Bounds:
-        """West, south, east, north of the scene."""
-        box = self.geobox_of(self.scene).extent.to_crs("EPSG:4326").boundingbox
-        return box.left, box.bottom, box.right, box.top
+    @property
+    def centre_lonlat(self) -> tuple[float, float]:
+        """Longitude and latitude of the scene's centre."""
+        box = self.geobox_of(self.scene).boundingbox
+        return lonlat_of(CRS(self.epsg).to_wkt(), (box.left + box.right) / 2, (box.bottom + box.top) / 2)
 
 
 def snap_grid(bounds: Bounds, *, epsg: int, gsd_m: float, block_px: int) -> Grid:
@@ -150,13 +169,91 @@ def regrid(grid: Grid, *, gsd_m: float) -> Grid:
 def utm_epsg(lon: float, lat: float) -> int:
     """EPSG code of the WGS 84 UTM zone of a place.
 
-    >>> utm_epsg(141.9, 42.7)
-    32654
+    >>> utm_epsg(141.9, 42.7), utm_epsg(180.2, -16.8)
+    (32654, 32701)
     """
+    lon = wrapped(lon)
     zones = query_utm_crs_info("WGS 84", AreaOfInterest(lon, lat, lon, lat))
     return int(zones[0].code)
+
+
+def is_utm(epsg: int | None) -> bool:
+    """True for the code of a WGS 84 UTM zone."""
+    return epsg is not None and (32601 <= epsg <= 32660 or 32701 <= epsg <= 32760)
+
+
+def is_near_zone(epsg: int, lon: float) -> bool:
+    """True where a longitude lies in a UTM zone or the next one: farther off the zone's north is not north."""
+    return abs(wrapped(lon - (epsg % 100 * 6 - 183))) <= UTM_REACH_DEG
 
 
 def is_metric(crs: CRS) -> bool:
     """True for a projected CRS in metres."""
     return bool(crs.projected) and crs.units[0] in {"metre", "meter", "m"}
+
+
+def is_of_earth(crs: CRS) -> bool:
+    """True for a CRS whose ellipsoid has the Earth's size."""
+    ellipsoid = crs.proj.ellipsoid
+    return ellipsoid is not None and bool(EARTH_RADIUS_M[0] <= ellipsoid.semi_major_metre <= EARTH_RADIUS_M[1])
+
+
+# --- degrees ---------------------------------------------------------------------------------------------------------
+
+
+def wrapped(lon: float) -> float:
+    """The longitude from -180 up to 180.
+
+    >>> wrapped(190.0), wrapped(180.0), wrapped(-180.0)
+    (-170.0, 180.0, -180.0)
+    """
+    return lon if -180 <= lon <= 180 else (lon + 180) % 360 - 180
+
+
+def lonlat_of(crs_wkt: str, x: float, y: float) -> tuple[float, float]:
+    """Longitude and latitude of a place; infinite where the projection has none."""
+    lon, lat = _to_degrees(crs_wkt).transform(x, y)
+    return float(lon), float(lat)
+
+
+@lru_cache(maxsize=64)
+def _to_degrees(crs_wkt: str) -> Transformer:
+    return Transformer.from_crs(crs_wkt, "EPSG:4326", always_xy=True)
+
+
+@lru_cache(maxsize=1024)
+def ground_px_m(crs_wkt: str, transform: tuple[float, ...], shape: tuple[int, int]) -> float:
+    """The finer side of a raster's central pixel, m along the ellipsoid; infinite where it is not on the Earth.
+
+    A projection's own metres are kept where they are the ground's to 1 %, as UTM's are.
+    """
+    place = Affine(*transform)
+    row, col = shape[0] / 2, shape[1] / 2
+    sides = ((col - 0.5, row, col + 0.5, row), (col, row - 0.5, col, row + 0.5))
+    ends = [lonlat_of(crs_wkt, *(place * point)) for c0, r0, c1, r1 in sides for point in ((c0, r0), (c1, r1))]
+    if not np.isfinite(ends).all():
+        return math.inf
+    metres = min(_WGS84.inv(*ends[0], *ends[1])[2], _WGS84.inv(*ends[2], *ends[3])[2])
+    nominal = min(math.hypot(place.a, place.d), math.hypot(place.b, place.e))
+    if not CRS(crs_wkt).geographic and abs(metres / nominal - 1) <= TRUE_SCALE:
+        return round(nominal, 3)
+    return float(round(metres, 2 - math.floor(math.log10(metres))))  # three digits: it is of one pixel among many
+
+
+def degrees_of(crs_wkt: str, bounds: Bounds) -> Bounds:
+    """West, south, east, north of bounds in a CRS; west is greater than east across the antimeridian."""
+    edge = shapely.get_coordinates(
+        shapely.segmentize(box(*bounds), max(np.ptp(bounds[::2]), np.ptp(bounds[1::2])) / 20)
+    )
+    return bbox_of(_to_degrees(crs_wkt).transform(*edge.T))
+
+
+def bbox_of(lonlat: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> Bounds:
+    """West, south, east, north of places that lie in one half of the Earth; west > east across the antimeridian.
+
+    >>> bbox_of((np.array([179.5, -179.0]), np.array([-17.0, -16.0])))
+    (179.5, -17.0, -179.0, -16.0)
+    """
+    lon, lat = (np.asarray(axis, np.float64) for axis in lonlat)
+    lon = lon % 360 if np.ptp(lon) > 180 else lon
+    return wrapped(float(lon.min())), float(lat.min()), wrapped(float(lon.max())), float(lat.max())

@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import pystac
+import shapely
 from pystac_client import Client
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
@@ -18,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalog.apart import kept_apart
 from catalog.candidates import Scene, checked_scene, with_own, without_duplicates
+from catalog.grid import bbox_of
 from catalog.policy import ImageryPolicy, StacSource
 from catalog.schema import InputError
 from catalog.sensors import sensor
@@ -63,7 +65,8 @@ def search_imagery(
         answer: tuple[list[Any], list[str]] | None = None
         with kept_apart(f"{source.url} is passed over", passed):
             try:
-                query = {"bbox": area.bounds, "datetime": [start, end], "limit": PAGE_ITEMS}
+                bbox = bbox_of(shapely.get_coordinates(area).T)
+                query = {"bbox": bbox, "datetime": [start, end], "limit": PAGE_ITEMS}
                 answer = _ask(source, policy=policy, hosts=hosts, **query)
             except NONSENSE as error:
                 raise InputError(_short(error)) from None

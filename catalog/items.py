@@ -15,13 +15,15 @@ from pystac_client import Client
 from pystac_client.exceptions import APIError
 from shapely.geometry import box, mapping
 
+from catalog.areas import split_at_antimeridian
+from catalog.bands import find_bands
 from catalog.config import StacConfig
 from catalog.deliveries import find_delivery
 from catalog.files import absolute, exists, is_url, name_of
 from catalog.grid import Bounds
-from catalog.rasters import RasterInfo, describe_raster
+from catalog.rasters import RasterInfo, date_text, describe_raster
 from catalog.schema import InputError
-from catalog.sensors import Sensor
+from catalog.sensors import QaSource, Sensor
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +53,19 @@ def local_item(path: str | Path, sensor: Sensor, *, time_utc: datetime | None = 
         return _folder_item(Path(path), sensor, time_utc=time_utc)
     info = describe_raster(path)
     baseline = info.tags.get("PROCESSING_BASELINE")
-    return _item(
-        Path(name_of(str(path))).stem, info, _places(info, sensor), time=time_utc or info.time_utc, baseline=baseline
-    )
+    time = time_utc or _taken(info)
+    return _item(Path(name_of(str(path))).stem, info, _places(info, sensor), time=time, baseline=baseline)
+
+
+def _taken(info: RasterInfo) -> datetime | None:
+    """When the file says it was taken."""
+    text = date_text(info.tags)
+    if text and info.time_utc is None:
+        raise InputError(
+            f"{info.path}: its date tag is `{text}`; expected 2018:09:11 01:23:45; correct or remove it, or pass "
+            "--post-time or --pre-time"
+        )
+    return info.time_utc
 
 
 def _folder_item(folder: Path, sensor: Sensor, *, time_utc: datetime | None) -> pystac.Item:
@@ -76,9 +88,10 @@ def _item(
         properties[BASELINE] = baseline
     if info.epsg:
         properties["proj:code"] = f"EPSG:{info.epsg}"
-    west, south, east, north = bounds = info.bounds_in(4326)
+    bounds = west, south, east, north = info.lonlat_bounds
+    outline = split_at_antimeridian(box(west, south, east if west <= east else east + 360, north))
     unknown = {} if time else {"start_datetime": ANY_TIME[0], "end_datetime": ANY_TIME[1]}
-    item = pystac.Item(name, mapping(box(west, south, east, north)), list(bounds), time, {**properties, **unknown})
+    item = pystac.Item(name, mapping(outline), list(bounds), time, {**properties, **unknown})
     for key, (href, index) in places.items():
         raster = {"data_type": info.dtype} | ({} if info.nodata is None else {"nodata": info.nodata})
         item.add_asset(key, pystac.Asset(href, extra_fields={BAND_INDEX: index, "raster:bands": [raster]}))
@@ -87,42 +100,23 @@ def _item(
 
 def _places(info: RasterInfo, sensor: Sensor) -> dict[str, tuple[str, int]]:
     """By asset key: the file and the 1-based band (0 = a class folded from Planet's six UDM2 bands)."""
-    href = absolute(info.path)
-    size = info.count - (info.alpha_index is not None)
-    named = {name: i for i, name in enumerate(info.band_names, 1) if name}
-    known = [alias.lower() for source in sensor.bands.values() for alias in source.assets]
-    by_name = any(name in known for name in named)
-    places = {}
-    for band, source in sensor.bands.items():
-        aliases = (band, *(alias.lower() for alias in source.assets))
-        index = next((named[a] for a in aliases if a in named), 0) if by_name else source.index
-        if 0 < index <= size:
-            places[source.assets[0]] = (href, index)
-    missing = [band for band in sensor.required if sensor.bands[band].assets[0] not in places]
-    if missing:
-        order = ", ".join(sorted(sensor.bands, key=lambda band: sensor.bands[band].index))
-        alpha = f", of which band {info.alpha_index} is marked as transparency" if info.alpha_index else ""
-        raise InputError(
-            f"{info.path}: band(s) {', '.join(missing)} missing: got {info.count} band(s) "
-            f"{list(filter(None, info.band_names)) or 'without names'}{alpha}; sensor {sensor.name} expects {order}; "
-            "choose the right --sensor, or name the bands in the file's descriptions"
-        )
-    return places | _qa_place(info, sensor, named if by_name else None, size)
+    href, found = absolute(info.path), find_bands(info, sensor)
+    places = {source.assets[0]: (href, found[band]) for band, source in sensor.bands.items() if band in found}
+    quality = sensor.qa_source
+    if quality is None:
+        return places
+    if quality.variable in found:
+        return places | {quality.assets[0]: (href, found[quality.variable])}
+    beside = _sibling(href, quality)
+    return places | ({quality.assets[0]: (beside, 0)} if beside else {})
 
 
-def _qa_place(
-    info: RasterInfo, sensor: Sensor, named: Mapping[str, int] | None, size: int
-) -> dict[str, tuple[str, int]]:
-    source = sensor.qa_source
-    if source is None:
-        return {}
-    path, name = absolute(info.path), name_of(info.path)
-    if source.sibling:
-        folder, _, query = path.rpartition(name)
-        beside = (folder + name.replace(old, new) + query for old, new in source.sibling if old in name)
-        return next(({source.assets[0]: (other, 0)} for other in beside if exists(other)), {})
-    index = named.get(source.assets[0].lower(), 0) if named is not None else source.index
-    return {source.assets[0]: (path, index)} if 0 < index <= size else {}
+def _sibling(path: str, quality: QaSource) -> str | None:
+    """A file's quality file beside it, where there is one."""
+    name = name_of(path)
+    folder, _, query = path.rpartition(name)
+    beside = (folder + name.replace(old, new) + query for old, new in quality.sibling if old in name)
+    return next((other for other in beside if exists(other)), None)
 
 
 def stored_items(path: str | Path, sensor: Sensor) -> tuple[pystac.Item, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RioWindow
 
-from catalog.grid import Bounds, is_metric
+from catalog.grid import Bounds, degrees_of, ground_px_m, is_metric, is_of_earth, lonlat_of
 from catalog.opening import PERSON, Opening, open_raster
 from catalog.schema import FloatArray, InputError
 
@@ -53,13 +53,23 @@ class RasterInfo:
     dtype: str
     nodata: float | None
     gsd_m: float
-    """The finer side of a pixel; metres, also for geographic rasters (at their centre)."""
+    """The finer side of a pixel: metres on the ground at its centre, whatever the projection's are."""
     bounds: Bounds
     """In its own CRS."""
     band_names: tuple[str, ...]
-    """Lower case; empty for a band without description."""
+    """Empty for a band without description."""
+    colours: tuple[str, ...]
+    """GDAL's colour interpretation of each band."""
+    wavelengths_nm: tuple[float | None, ...]
+    """Centre of each band, where its tags say it."""
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    """What each band says of its numbers: value = stored * scale + offset."""
+    units: tuple[str, ...]
+    """Empty for a band that does not say its unit."""
     alpha_index: int | None
     time_utc: datetime | None
+    """When it was taken, as its tags say; None where they do not, or not legibly."""
     tags: dict[str, str]
 
     @property
@@ -71,6 +81,17 @@ class RasterInfo:
     def crs_name(self) -> str:
         """EPSG:NUMBER, or the name it gives itself."""
         return _name(self.crs)
+
+    @property
+    def centre_lonlat(self) -> tuple[float, float]:
+        """Longitude and latitude of its centre."""
+        left, bottom, right, top = self.bounds
+        return lonlat_of(self.crs_wkt, (left + right) / 2, (bottom + top) / 2)
+
+    @property
+    def lonlat_bounds(self) -> Bounds:
+        """West, south, east, north; west is greater than east across the antimeridian."""
+        return degrees_of(self.crs_wkt, self.bounds)
 
     def bounds_in(self, epsg: int) -> Bounds:
         """Left, bottom, right, top in another CRS (the hull of the densified edges)."""
@@ -91,17 +112,41 @@ def describe_raster(path: str | Path, *, allow_geographic: bool = False, opening
 
 
 def _check_georeference(dataset: Any, path: str, *, allow_geographic: bool) -> None:  # noqa: ANN401 - rasterio
-    if dataset.crs is None:
+    if not dataset.count:
+        inside = ", ".join(dataset.subdatasets[:8]) or "no bands"
         raise InputError(
-            f"{path}: has no CRS; expected a projected one in metres; assign it (gdal_edit -a_srs EPSG:...)"
+            f"{path}: holds {inside}; expected a raster with bands; write what is wanted into a GeoTIFF "
+            "(gdal_translate with one of these names, gdalbuildvrt -separate for several)"
         )
-    if dataset.transform.b or dataset.transform.d or dataset.transform.e >= 0:
-        raise InputError(f"{path}: is rotated or south-up; expected rows that run east, from north; run gdalwarp on it")
+    if dataset.crs is None:
+        raise InputError(_no_crs(dataset, path))
+    if dataset.transform.b or dataset.transform.d or dataset.transform.e >= 0 or dataset.transform.a <= 0:
+        raise InputError(
+            f"{path}: is rotated, south-up or west-running; expected columns that run east and rows from north; "
+            "run gdalwarp on it"
+        )
     crs = CRS(dataset.crs.to_wkt())
+    if not is_of_earth(crs):
+        raise InputError(f"{path}: CRS {_name(crs)} is not of the Earth; expected a projected one in metres")
     if crs.geographic and not allow_geographic:
         raise InputError(f"{path}: CRS {_name(crs)} is geographic; expected metres; reproject to the event's UTM zone")
     if not crs.geographic and not is_metric(crs):
         raise InputError(f"{path}: CRS {_name(crs)} is not in metres; reproject it to the event's UTM zone")
+    if not math.isfinite(_gsd_m(dataset)):
+        raise InputError(
+            f"{path}: its centre is nowhere on the Earth in CRS {_name(crs)}; assign the right CRS (gdal_edit -a_srs "
+            "EPSG:...)"
+        )
+
+
+def _no_crs(dataset: Any, path: str) -> str:  # noqa: ANN401 - rasterio
+    for what, there, fix in (
+        ("ground control points", bool(dataset.gcps[0]), "gdalwarp -t_srs EPSG:... places it"),
+        ("a sensor model (RPC)", dataset.rpcs is not None, "gdalwarp -rpc -t_srs EPSG:... with a DEM places it"),
+    ):
+        if there:
+            return f"{path}: has {what} and no CRS; expected a projected raster in metres; {fix}"
+    return f"{path}: has no CRS; expected a projected one in metres; assign it (gdal_edit -a_srs EPSG:...)"
 
 
 def _name(crs: CRS) -> str:
@@ -120,11 +165,16 @@ def _describe(dataset: Any, path: str) -> RasterInfo:  # noqa: ANN401 - rasterio
         count=dataset.count,
         dtype=dataset.dtypes[0],
         nodata=dataset.nodata,
-        gsd_m=_gsd_m(dataset, crs),
+        gsd_m=_gsd_m(dataset),
         bounds=tuple(dataset.bounds),
-        band_names=tuple((text or "").strip().lower() for text in dataset.descriptions),
+        band_names=tuple((text or "").strip() for text in dataset.descriptions),
+        colours=tuple(kind.name for kind in dataset.colorinterp),
+        wavelengths_nm=tuple(_wavelength_nm(dataset, i) for i in dataset.indexes),
+        scales=tuple(dataset.scales),
+        offsets=tuple(dataset.offsets),
+        units=tuple((text or "").strip() for text in dataset.units),
         alpha_index=_alpha_index(dataset),
-        time_utc=_acquired(tags, path),
+        time_utc=read_date(date_text(tags)),
         tags=tags,
     )
 
@@ -142,26 +192,38 @@ def _has_mask(dataset: Any) -> bool:  # noqa: ANN401 - rasterio
     return MaskFlags.per_dataset in flags and (MaskFlags.alpha not in flags or _alpha_index(dataset) is not None)
 
 
-def _gsd_m(dataset: Any, crs: CRS) -> float:  # noqa: ANN401 - rasterio
-    width, height = dataset.transform.a, -dataset.transform.e
-    if crs.geographic:
-        metres = 111_320.0  # of one degree of latitude
-        latitude = (dataset.bounds.bottom + dataset.bounds.top) / 2
-        width, height = width * metres * math.cos(math.radians(latitude)), height * metres
-    return float(round(min(width, height), 3))
+def _gsd_m(dataset: Any) -> float:  # noqa: ANN401 - rasterio
+    return ground_px_m(dataset.crs.to_wkt(), tuple(dataset.transform)[:6], tuple(dataset.shape))
 
 
-def _acquired(tags: dict[str, str], path: str) -> datetime | None:
-    text = tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME")
-    if not text:
+def _wavelength_nm(dataset: Any, index: int) -> float | None:  # noqa: ANN401 - rasterio
+    """Centre of a band, nm, of its tags (ENVI's, and GDAL's domain IMAGERY)."""
+    tags = {key.lower(): text for key, text in dataset.tags(index).items()}
+    micrometres = dataset.tags(index, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM")
+    text = micrometres or tags.get("wavelength", "")
+    try:
+        number = float(text)
+    except ValueError:
         return None
-    date, _, clock = text.strip().replace("T", " ").partition(" ")
+    return number * 1000 if number < 100 else number  # some write micrometres, others nanometres
+
+
+def date_text(tags: Mapping[str, str]) -> str:
+    """What the tags say of when a picture was taken; empty where they say nothing.
+
+    TIFF's own date is when a file was written: it counts where no program (TIFFTAG_SOFTWARE) says that it wrote it.
+    """
+    written = "" if tags.get("TIFFTAG_SOFTWARE") else tags.get("TIFFTAG_DATETIME", "")
+    return (tags.get("ACQUISITIONDATETIME") or written).strip()
+
+
+def read_date(text: str) -> datetime | None:
+    """The time that a date tag says; None where it cannot be read."""
+    date, _, clock = text.replace("T", " ").partition(" ")
     try:
         time = datetime.fromisoformat(f"{date.replace(':', '-')}T{clock or '00:00:00'}")
     except ValueError:
-        raise InputError(
-            f"{path}: its date tag is `{text}`; expected 2018:09:11 01:23:45; correct or remove it"
-        ) from None
+        return None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
@@ -224,7 +286,7 @@ def sample(
 
 
 def _subsamples(dataset: Any, geobox: GeoBox) -> int:  # noqa: ANN401 - rasterio
-    ratio = abs(geobox.resolution.x) / _gsd_m(dataset, CRS(dataset.crs.to_wkt()))
+    ratio = abs(geobox.resolution.x) / _gsd_m(dataset)
     return min(max(1, math.ceil(ratio - 0.5)), MAX_SUBSAMPLES)
 
 

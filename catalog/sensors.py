@@ -64,6 +64,17 @@ class FolderSource:
 
 
 @dataclass(frozen=True)
+class Numbering:
+    """An instrument's own list of bands."""
+
+    name: str
+    bands: Mapping[str, str]
+    """What each number (lower case: 4, 8a) is: a canonical band, or another."""
+    platform: str = ""
+    """Pattern of file names and tags of the instrument's scenes."""
+
+
+@dataclass(frozen=True)
 class Sensor:
     """One kind of imagery."""
 
@@ -88,6 +99,12 @@ class Sensor:
     """None where every scene is a raster file."""
     offset_baseline: tuple[int, int] | None = None
     """First processing baseline whose DN carry `S2_OFFSET`; None where the bands' own offset is constant."""
+    numberings: tuple[Numbering, ...] = ()
+    """Lists that numbers in a file's band names may be of."""
+    numberings_are_places: bool = False
+    """Bands called b1, b2 ... are in the file's order, not of the instrument's list."""
+    unnamed_8b: tuple[str, ...] = ()
+    """Order of the owner's 8-band files, which do not name their bands."""
 
     @property
     def is_8bit(self) -> bool:
@@ -143,6 +160,34 @@ def _bands(
     return MappingProxyType({name: made[name] for name in BANDS if name in made})
 
 
+def _listed(names: str) -> Mapping[str, str]:
+    """Numbers of a list that counts from 1; 8a follows by its own name."""
+    return MappingProxyType({str(number): name for number, name in enumerate(names.split(), 1)})
+
+
+_MSI: Final = Numbering(
+    "Sentinel-2",
+    {**_listed("coastal blue green red edge1 edge2 edge3 nir vapour cirrus swir1 swir2"), "8a": "nir narrow"},
+    platform="s2[abc]|sentinel-?2",
+)
+_OLI: Final = Numbering(
+    "Landsat 8-9",
+    {**_listed("coastal blue green red nir swir1 swir2"), "9": "cirrus"},
+    platform=r"\bL[CO]0?[89]|landsat[ _-]?[89]|\boli",
+)
+_TM: Final = Numbering(
+    "Landsat 4-7",
+    {**_listed("blue green red nir swir1"), "7": "swir2"},
+    platform=r"\bL[TE]0?[457]|landsat[ _-]?[457]|\be?tm",
+)
+_PLANET_ORDER: Final = ("coastal", "blue", "green i", "green", "yellow", "red", "edge", "nir")
+"""Source: Planet (2023), PlanetScope product specifications, 8-band surface reflectance."""
+
+_DOVE: Final = Numbering("PlanetScope, four bands", _listed("blue green red nir"))
+_SUPERDOVE: Final = Numbering(
+    "PlanetScope, eight bands", {str(n): name for n, name in enumerate(_PLANET_ORDER, 1)}, platform="_8b"
+)
+
 _PICTURE: Final[Sources] = {
     "red": (1, ("red",)),
     "green": (2, ("green",)),
@@ -181,12 +226,12 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 gsd_m=10.0,
                 bands=_bands(
                     {
-                        "blue": (1, ("blue", "B02")),
-                        "green": (2, ("green", "B03")),
-                        "red": (3, ("red", "B04")),
-                        "nir": (4, ("nir", "B08")),
-                        "swir1": (5, ("swir16", "B11", "swir1")),
-                        "swir2": (6, ("swir22", "B12", "swir2")),
+                        "blue": (1, ("blue", "B02", "B02_10m")),
+                        "green": (2, ("green", "B03", "B03_10m")),
+                        "red": (3, ("red", "B04", "B04_10m")),
+                        "nir": (4, ("nir", "B08", "B08_10m")),
+                        "swir1": (5, ("swir16", "B11", "B11_20m", "swir1")),
+                        "swir2": (6, ("swir22", "B12", "B12_20m", "swir2")),
                     },
                     scale=1e-4,
                     files=_S2_FILES,
@@ -198,10 +243,11 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 licence="Copernicus Sentinel data, free and open (legal notice of the European Commission)",
                 qa="scl",
                 qa_source=QaSource(
-                    "scl", ("scl", "SCL"), 7, "uint8", fill=0, files=(r"_SCL(?:_\d+m)?\.(?:jp2|tiff?)$",)
+                    "scl", ("scl", "SCL", "SCL_20m"), 7, "uint8", fill=0, files=(r"_SCL(?:_\d+m)?\.(?:jp2|tiff?)$",)
                 ),
                 folder=FolderSource("sentinel2", "..._B02_10m.jp2"),
                 offset_baseline=S2_OFFSET_BASELINE,
+                numberings=(_MSI,),
             ),
             Sensor(
                 name="landsat-c2-l2",
@@ -230,6 +276,7 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                     "qa_pixel", ("qa_pixel", "QA_PIXEL"), 7, "uint16", fill=1, files=(r"_QA_PIXEL\.tiff?$",)
                 ),
                 folder=FolderSource("landsat", "LC08_..._SR_B4.TIF"),
+                numberings=(_OLI, _TM),
             ),
             Sensor(
                 name="planetscope-4b",
@@ -251,6 +298,9 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 licence="Planet Labs, commercial: products may show what the contract allows",
                 qa="udm2",
                 qa_source=QaSource("udm2", ("udm2",), 0, "uint8", fill=0, sibling=_PLANET_UDM2),
+                numberings=(_DOVE, _SUPERDOVE),
+                numberings_are_places=True,
+                unnamed_8b=_PLANET_ORDER,
             ),
             Sensor(
                 name="rgb8",
@@ -262,6 +312,8 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 nodata=None,
                 dn_range=(1, 255),
                 licence=_OWN,
+                numberings=(_MSI, _OLI, _TM),
+                numberings_are_places=True,
             ),
             Sensor(
                 name="rgbnir8",
@@ -273,6 +325,8 @@ SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(
                 nodata=None,
                 dn_range=(1, 255),
                 licence=_OWN,
+                numberings=(_MSI, _OLI, _TM),
+                numberings_are_places=True,
             ),
         )
     }

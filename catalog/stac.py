@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import geopandas as gpd
+import numpy as np
 import pystac
 import shapely
 from pystac.extensions.projection import ProjectionExtension
 from pystac.utils import datetime_to_str
 from shapely.geometry import mapping
 
+from catalog.areas import one_way_round
 from catalog.files import write_whole
+from catalog.grid import bbox_of
 from catalog.product import Product
 from catalog.schema import DISAGREEMENT, LANDSLIDE_CLASS, PROBABILITY, Variable
 
@@ -63,7 +66,8 @@ def refresh_collection(event_dir: Path, *, event_id: str, title: str, without: s
     bounds = [pystac.Item.from_dict(json.loads(p.read_text("utf-8"))) for p in items]
     boxes = [item.bbox for item in bounds if item.bbox]
     times = [item.datetime for item in bounds if item.datetime]
-    union = [min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes)]
+    corners = np.array([[(b[0], b[1]), (b[2], b[3])] for b in boxes]).reshape(-1, 2)
+    union = list(bbox_of(corners.T))
     collection = pystac.Collection(
         id=event_id,
         title=title,
@@ -89,7 +93,7 @@ def build_item(product: Product) -> pystac.Item:
     item = pystac.Item(
         id=f"{product.event_id}-v{product.version}",
         geometry=mapping(footprint),
-        bbox=list(footprint.bounds),
+        bbox=list(bbox_of(shapely.get_coordinates(footprint).T)),
         datetime=when,
         properties={
             "title": f"Landslide inventory of {product.title}, version {product.version}",
@@ -135,7 +139,7 @@ def _footprint(product: Product) -> shapely.Geometry:
     ground = product.observed_area.geometry
     outlines = shapely.polygons(shapely.get_exterior_ring(shapely.get_parts(ground.to_numpy())))
     filled = gpd.GeoSeries([shapely.union_all(outlines)], crs=ground.crs)
-    return filled.simplify(FOOTPRINT_PX * product.grid.gsd_m).to_crs(4326).iloc[0]
+    return one_way_round(filled.simplify(FOOTPRINT_PX * product.grid.gsd_m).to_crs(4326).iloc[0])
 
 
 def _raster_fields(variable: Variable) -> dict[str, Any]:

@@ -120,7 +120,11 @@ def test_check_inputs_warns_of_a_sentinel_file_without_baseline(given, tmp_path)
 )
 def test_check_inputs_warns_of_a_scene_without_its_quality_band(given, tmp_path, name, bands, missing):
     post = write(tmp_path / "p.tif", picture(bands=bands, dtype=np.uint16, low=8000, high=9000))
-    whole = write(tmp_path / "w.tif", picture(bands=7, dtype=np.uint16, low=8000, high=9000))
+    clear = {"scl": [4], "qa_pixel": [21824], "udm2": []}[missing]
+    quality = np.full((len(clear), 60, 60), clear or 0, np.uint16)
+    whole = write(
+        tmp_path / "w.tif", np.concatenate([picture(bands=bands, dtype=np.uint16, low=8000, high=9000), quality])
+    )
     told = checked({**given, "sensor": name}, post=(whole, post), pre=(post,)).warnings
     named = [t.split(":")[0] for t in told if f"has no quality band ({missing})" in t]
     assert named == (["w", "p", "p"] if missing == "udm2" else ["p", "p"])
@@ -159,7 +163,7 @@ def test_check_inputs_geographic_dem(given, tmp_path):
 
 
 def test_check_inputs_geographic_dem_when_allowed(given, tmp_path):
-    assert checked(given, dem=geographic_dem(tmp_path), dem_reproject=True).dem.gsd_m == pytest.approx(24.5, abs=0.1)
+    assert checked(given, dem=geographic_dem(tmp_path), dem_reproject=True).dem.gsd_m == pytest.approx(24.55, abs=0.1)
 
 
 @pytest.mark.parametrize("bands", [1, 3])

@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+from shapely.geometry import shape
 
 from catalog.config import data_dir
 from catalog.items import local_item
@@ -292,9 +295,67 @@ def test_describe_raster_rotated(tmp_path):
         describe_raster(write(tmp_path / "a.tif", picture(5, 5), transform=turned))
 
 
-def test_describe_raster_bad_date(tmp_path):
+def test_local_item_date_tag_that_cannot_be_read(tmp_path):
+    path = write(tmp_path / "a.tif", picture(5, 5), tags={"TIFFTAG_DATETIME": "soon"})
     with pytest.raises(InputError, match="date tag is `soon`"):
-        describe_raster(write(tmp_path / "a.tif", picture(5, 5), tags={"TIFFTAG_DATETIME": "soon"}))
+        local_item(path, sensor("rgb8"))
+    told = datetime(2018, 9, 11, tzinfo=UTC)
+    assert local_item(path, sensor("rgb8"), time_utc=told).datetime == told
+
+
+def test_local_item_date_of_a_program_is_not_when_it_was_taken(tmp_path):
+    tags = {"TIFFTAG_DATETIME": "2021:02:03 10:00:00", "TIFFTAG_SOFTWARE": "Adobe Photoshop 22.1 (Windows)"}
+    path = write(tmp_path / "a.tif", picture(5, 5), tags=tags)
+    assert local_item(path, sensor("rgb8")).datetime is None
+
+
+@pytest.mark.parametrize(("a", "e"), [(-10, -10), (10, 10), (-10, 10)], ids=["west", "south-up", "both"])
+def test_describe_raster_that_runs_otherwise(tmp_path, a, e):
+    with pytest.raises(InputError, match="west-running; .* run gdalwarp"):
+        describe_raster(write(tmp_path / "a.tif", picture(5, 5), transform=Affine(a, 0, LEFT, 0, e, TOP)))
+
+
+def test_describe_raster_of_a_file_with_several_inside_names_them(tmp_path):
+    layers = xr.Dataset({name: (("y", "x"), np.ones((4, 4), np.float32)) for name in ("red", "green")})
+    layers.to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(InputError, match=r"holds .*a.nc.*:red.*gdal_translate"):
+        describe_raster(tmp_path / "a.nc")
+
+
+def test_describe_raster_of_another_world(tmp_path):
+    moon = "+proj=eqc +R=1737400 +units=m +no_defs"
+    with rasterio.open(write(tmp_path / "a.tif", picture(5, 5)), "r+") as file:
+        file.crs = rasterio.CRS.from_proj4(moon)
+    with pytest.raises(InputError, match="is not of the Earth"):
+        describe_raster(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y", "step", "ground"),
+    [
+        ("EPSG:3857", 1_113_194.9, 8_741_545.0, 6.287, 3.0),
+        ("EPSG:3857", 15_000_000.0, 0.0, 10.0, 10.0),
+        ("EPSG:3031", 0.0, 4_500_000.0, 10.0, 9.08),
+        ("EPSG:32654", LEFT, TOP, 10.0, 10.0),
+        ("EPSG:32654", 166_000.0, 1000.0, 10.0, 10.0),
+        ("EPSG:4326", 142.0, 60.0, 1e-4, 5.58),
+    ],
+    ids=["mercator-61n", "mercator-equator", "polar-50s", "utm", "utm-edge", "degrees"],
+)
+def test_describe_raster_pixel_is_measured_on_the_ground(tmp_path, crs, x, y, step, ground):
+    path = write(tmp_path / "a.tif", picture(6, 6), epsg=None, transform=Affine(step, 0, x, 0, -step, y))
+    with rasterio.open(path, "r+") as file:
+        file.crs = rasterio.CRS.from_string(crs)
+    assert describe_raster(path, allow_geographic=True).gsd_m == pytest.approx(ground, rel=2e-3)
+
+
+def test_local_item_across_the_antimeridian_covers_its_own_ground(tmp_path):
+    x, y = Transformer.from_crs(4326, 3460, always_xy=True).transform(180.0, -16.85)
+    item = local_item(write(tmp_path / "a.tif", picture(60, 60), epsg=3460, left=x - 300, top=y + 300), sensor("rgb8"))
+    west, _, east, _ = item.bbox
+    assert 179.99 < west < 180
+    assert -180 < east < -179.99
+    assert shape(item.geometry).area < 1e-4
 
 
 def ground(*shape):
