@@ -74,7 +74,7 @@ def next_version(out: Path, event_id: str) -> int:
     return 1 + max((version.number for version in versions(out, event_id)), default=0)
 
 
-def latest_version(out: Path, event_id: str) -> Version | None:
+def latest_version(out: str | Path, event_id: str) -> Version | None:
     """The highest version that has an inventory; None when there is none."""
-    known = reversed(versions(out, event_id))
+    known = reversed(versions(Path(out), event_id))
     return next((version for version in known if (version.folder / "inventory.gpkg").is_file()), None)

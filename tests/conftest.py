@@ -23,9 +23,9 @@ def pytest_collection_modifyitems(items):
 # what fixtures import waits until one is asked for: most files of tests need none of it
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prefect_api():
-    """Address of a Prefect server for the flow runs of one file of tests."""
+    """Address of a Prefect server for the flow runs in this process."""
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
