@@ -6,7 +6,7 @@ import hashlib
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -99,6 +99,21 @@ def name_of(path: str) -> str:
     'post.tif'
     """
     return PurePosixPath(urlsplit(path).path).name if is_url(path) else Path(path).name
+
+
+def state_of(path: str, *, hosts: Sequence[str]) -> str:
+    """Digest (hex) of what a server says of a file's state: its size, and its ETag or time of change.
+
+    Raises: InputError when it cannot be reached.
+    """
+    try:
+        if place_of(path) == "http":
+            with RemoteFile(path, hosts=hosts) as file:
+                return hashlib.sha256((file.state or str(file.size)).encode()).hexdigest()
+        fs, place = filesystem(path)
+        return str(fs.ukey(place))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected a file") from None
 
 
 def storage_options(url: str) -> dict[str, Any]:

@@ -92,6 +92,19 @@ def _unreadable(path: str, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read as a raster ({error}); expected e.g. a GeoTIFF")
 
 
+def files_of(path: str) -> list[str]:
+    """Every file that GDAL reads for a person's raster, also masks and overviews; none where it is no raster."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.Env(**HTTP_OPTIONS), rasterio.open(path) as dataset:
+                for index in dataset.indexes:
+                    dataset.overviews(index)  # GDAL knows of those beside a file once they are asked for
+                return [str(name) for name in dataset.files]
+        except RasterioIOError:
+            return []
+
+
 @contextmanager
 def open_unplaced(name: str, *, driver: str) -> Iterator[Any]:
     """An open rasterio dataset of a driver's own naming, without a place on earth. Raises: InputError."""

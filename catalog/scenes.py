@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,11 +24,12 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from pystac.utils import str_to_datetime
 
-from catalog.files import absolute, name_of, sha256_of
+from catalog.files import absolute
 from catalog.grid import Bounds
-from catalog.items import BAND_INDEX, BASELINE, LOCAL, find_asset
+from catalog.identity import content_digest, input_of, origin_digest
+from catalog.items import BAND_INDEX, LOCAL, find_asset
 from catalog.opening import PERSON, Opening, open_raster
-from catalog.rasters import Decoding, Method, describe_raster, sample
+from catalog.rasters import Decoding, Method, RasterInfo, describe_raster, sample
 from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
 from catalog.sensors import QaRule, Sensor, reflectance_offset, sensor
 
@@ -97,8 +99,7 @@ class Epoch:
             if item["properties"].get(LOCAL):
                 told += [input_of(href, role=self.role) for href in hrefs]
             else:
-                state = item["properties"].get("updated") or item["properties"].get("created")
-                told.append({"role": self.role, "path": str(item["id"]), "sha256": None, "updated": state})
+                told.append({"role": self.role, "path": str(item["id"]), "sha256": None, "updated": _state(item)})
         return told + [input_of(path, role=f"{self.role} mask") for path in self.masks]
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class Epoch:
         return asdict(self)
 
     def fingerprint(self) -> str:
-        """Digest (sha256, hex) of the pixels' origin: content of local files, id and `updated` of STAC items, sensor.
+        """Digest (sha256, hex) of all that decides the pixels: what is read, how it is decoded, sensor and masks.
 
         It does not depend on where the files lie.
         """
@@ -114,8 +115,12 @@ class Epoch:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def origins(self) -> list[list[Any]]:
-        """What the pixels of each scene come from, JSON-sized: content of its files, or id and state of a STAC item."""
-        return [_origin(item) for item in self.items]
+        """What decides the values of each scene, JSON-sized, as it was when it was first asked for.
+
+        Of each band the content of its file (of a STAC item's its id, and what it and the server say of its state), its
+        place on earth and its decoding.
+        """
+        return self._origins
 
     def mask_digests(self) -> list[str]:
         """Digest of each mask's content."""
@@ -135,24 +140,42 @@ class Epoch:
         """How an item's files are opened: a person's own, or what others named."""
         return PERSON if item["properties"].get(LOCAL) else Opening(self.hosts)
 
+    @cached_property
+    def _origins(self) -> list[list[Any]]:
+        return [self._origin(item) for item in self.items]
 
-def _origin(item: Mapping[str, Any]) -> list[Any]:
-    if not item["properties"].get(LOCAL):
-        return [item["id"], item["properties"].get("updated") or item["properties"].get("created")]
-    digests = {href: content_digest(href) for href in {asset["href"] for asset in item["assets"].values()}}
-    places = sorted(
-        [key, digests[asset["href"]], asset[BAND_INDEX], asset.get("raster:bands")]
-        for key, asset in item["assets"].items()
-    )
-    return [places, item["properties"].get(BASELINE)]
+    def _origin(self, item: Mapping[str, Any]) -> list[Any]:
+        """What decides the values of a scene: the files' content, their place on earth, and how they are decoded."""
+        entry, opening = sensor(self.sensor), self.opening(item)
+        read = {source.variable: source.assets for source in (entry.qa_source,) if source}
+        read |= {band: entry.bands[band].assets for band in self.bands}
+        assets = {name: asset for name, keys in read.items() if (asset := find_asset(item, keys)) is not None}
+        files = {
+            href: [origin_digest(href, opening), _placed(describe_raster(href, allow_geographic=True, opening=opening))]
+            for href in sorted({str(asset["href"]) for asset in assets.values()})
+        }
+        decoded = [
+            [name, files[str(asset["href"])], asset.get(BAND_INDEX), _decoding_of(item, entry, name, asset)]
+            for name, asset in assets.items()
+        ]
+        named = [] if opening == PERSON else [item["id"], _state(item)]
+        return [named, decoded]
 
 
-def input_of(path: str, *, role: str) -> dict[str, str | None]:
-    """Role, file name and `content_digest` of an input file.
+def _state(item: Mapping[str, Any]) -> str | None:
+    """When a STAC item was last changed, as it says."""
+    stated = item["properties"].get("updated") or item["properties"].get("created")
+    return None if stated is None else str(stated)
 
-    Raises: InputError when it cannot be read.
-    """
-    return {"role": role, "path": name_of(path), "sha256": content_digest(path)}
+
+def _placed(info: RasterInfo) -> list[Any]:
+    """What of a raster's header decides where its pixels lie and which of them count."""
+    return [info.epsg or info.crs_wkt, info.transform, info.shape, info.count, info.dtype, repr(info.nodata)]
+
+
+def _decoding_of(item: Mapping[str, Any], entry: Sensor, name: str, asset: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a band is decoded; None for a quality band, which is read as it is."""
+    return asdict(_decoding(item, entry, [(name, asset)])) if name in entry.bands else None
 
 
 def _plain(entry: Sensor) -> list[Any]:
@@ -165,17 +188,6 @@ def _plain(entry: Sensor) -> list[Any]:
         bands,
         asdict(entry.qa_source) if entry.qa_source else None,
     ]
-
-
-def content_digest(path: str) -> str:
-    """Digest (hex) of a file's bytes; of a VRT, with those of the files it is made of.
-
-    Raises: InputError when one cannot be read.
-    """
-    if Path(name_of(path)).suffix.lower() != ".vrt":
-        return sha256_of(path)
-    with open_raster(path) as dataset:
-        return hashlib.sha256(" ".join(sha256_of(part) for part in dataset.files).encode()).hexdigest()
 
 
 def read_epoch(epoch: Epoch, geobox: GeoBox) -> list[xr.Dataset]:
@@ -319,6 +331,12 @@ class DemSource:
     zero_is_nodata: bool
     """It holds 0 where it has no data; cells next to those and at its border are dropped too."""
     fingerprint: str
+    """Of its content."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides its elevations: content and decoding, wherever it lies."""
+        return {name: value for name, value in asdict(self).items() if name != "path"}
 
 
 def describe_dem(path: str | Path, *, allow_geographic: bool = False) -> DemSource:

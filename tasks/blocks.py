@@ -114,8 +114,7 @@ def elevation_block(job: ElevationJob, block: Block) -> dict[str, Any]:
     def elevation() -> xr.Dataset:
         return scenes.read_elevation(job.dem, geobox).to_dataset(name="elevation_m")
 
-    decided = [job.dem.fingerprint, job.dem.nodata, job.dem.zero_is_nodata]
-    return _made(job.target, block, decided, elevation)
+    return _made(job.target, block, [job.dem.identity], elevation)
 
 
 @dataclass(frozen=True)

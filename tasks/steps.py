@@ -133,7 +133,7 @@ def ingest_elevation(prepared: Prepared, *, client: Client) -> tuple[StoreRef, S
         raise InputError("elevation: no DEM was given")
     gsd_m = max(round(dem.gsd_m, 3), prepared.grid.gsd_m)
     grid = regrid(prepared.grid, gsd_m=gsd_m)
-    target = prepared.target("elevation", (ELEVATION,), grid=grid, depends_on={"dem": dem.fingerprint})
+    target = prepared.target("elevation", (ELEVATION,), grid=grid, depends_on={"dem": dem.identity})
     job = blocks.ElevationJob(target, dem)
     return target, run_blocks(
         "elevation", blocks.elevation_block, job, target=target, client=client, report=progress_of("Elevation")

@@ -14,6 +14,7 @@ from catalog.checks import Inputs
 from catalog.config import RunConfig
 from catalog.files import name_of
 from catalog.grid import Grid
+from catalog.identity import input_of
 from catalog.schema import Variable
 from catalog.store import StoreRef, store_key
 from models.cards import ModelCard
@@ -314,4 +315,4 @@ def _inputs(inputs: Inputs, config: RunConfig) -> list[dict[str, str | None]]:
     """Every file and item that the run read, by role, with its digest."""
     epochs = [entry for epoch in (inputs.pre, inputs.post) if epoch for entry in epoch.inputs()]
     files = (("DEM", inputs.dem.path if inputs.dem else None), ("area of interest", config.aoi))
-    return epochs + [scenes.input_of(path, role=role) for role, path in files if path]
+    return epochs + [input_of(path, role=role) for role, path in files if path]
