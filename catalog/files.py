@@ -145,6 +145,17 @@ def own_hosts(path: str) -> tuple[str, ...]:
     return urlsplit(path).netloc.rpartition("@")[2], ANY_PUBLIC
 
 
+def names_in(url: str) -> list[str]:
+    """Names of what lies in a folder or below a prefix now, sorted; none where there is no such folder."""
+    fs, place = filesystem(url)
+    fs.invalidate_cache()
+    try:
+        found = fs.ls(place, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(posixpath.basename(str(path).rstrip("/")) for path in found)
+
+
 def sha256_of(path: str) -> str:
     """Digest (hex) of a file's bytes, streamed; kept as long as the file stays the same.
 
@@ -217,14 +228,34 @@ def probe_root(root: str) -> None:
 
 def write_whole(path: Path, text: str) -> Path:
     """Write a local text file, whole or not at all; returns its path. Folders are made where they are missing."""
+    put_whole(str(path), text.encode())
+    return path
+
+
+def put_whole(url: str, payload: bytes) -> None:
+    """Write a file or object, whole or not at all; a local one is on the disk, name and all, when this returns."""
+    if "://" in url:
+        fs, place = filesystem(url)
+        fs.pipe_file(place, payload)
+        return
+    path = Path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
-        with open(beside, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with open(beside, "wb") as stream:
+            stream.write(payload)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    return path
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written of a local file, or the names that were made in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import posixpath
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import fsspec
 import numpy as np
 
-from catalog.files import filesystem
+from catalog.files import filesystem, names_in, put_whole
 from catalog.grid import Block
-from catalog.store import StoreRef, shard_of, write_entry
+from catalog.ledger import read_entry, write_entry
+from catalog.refs import StoreRef, shard_of, shard_url
+
+logger = logging.getLogger(__name__)
 
 
 def inputs_digest(ref: StoreRef, block: Block, parts: Iterable[Any]) -> str:
@@ -38,45 +41,46 @@ def inputs_digest(ref: StoreRef, block: Block, parts: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+def earlier_keys(root: str, event_id: str, step: str) -> tuple[str, ...]:
+    """Keys of the step's stores that have a ledger and a store, sorted: one listing, to be made once a stage."""
+    names = set(names_in(posixpath.join(root, event_id)))
+    keys = (name.removesuffix(".ledger") for name in sorted(names) if name.endswith(".ledger"))
+    return tuple(key for key in keys if key.rpartition("-")[0] == step and f"{key}.zarr" in names)
+
+
 def adopt_block(ref: StoreRef, block: Block, inputs: str) -> dict[str, Any] | None:
     """The ledger entry of a block that was taken over from another store of its event and step; None where none fits.
 
+    What is not as its entry says is not taken over, with a warning.
     inputs : what the block would be made of, as `inputs_digest` says it.
     """
-    fs, folder = filesystem(posixpath.join(ref.root, ref.event_id))
-    fs.invalidate_cache()
-    for path in sorted(fs.glob(posixpath.join(folder, f"{ref.step}-*.ledger", f"{block.id}.json"))):
-        found = json.loads(fs.cat_file(path))
-        store = posixpath.join(folder, f"{found['key']}.zarr", "zarr.json")
-        if found["key"] != ref.key and found.get("inputs") == inputs and fs.exists(store):
-            return _take_over(ref, block, found)
+    keys = earlier_keys(ref.root, ref.event_id, ref.step) if ref.earlier is None else ref.earlier
+    for key in keys:
+        source = replace(ref, key=key)
+        found = read_entry(source, block) if key != ref.key else None
+        if found and found.get("inputs") == inputs and (entry := _take_over(ref, block, source, found)):
+            return entry
     return None
 
 
-def _take_over(ref: StoreRef, block: Block, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the shards of a block, then write its entry. A shard without a file holds nodata only."""
+def _take_over(ref: StoreRef, block: Block, source: StoreRef, found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Copy the shards of a block, then write its entry; None where one is not what its entry says."""
     started = time.perf_counter()
-    fs, path = filesystem(ref.url)
-    _, source = filesystem(replace(ref, key=str(found["key"])).url)
     for variable in ref.variables:
-        shards = (
-            posixpath.join(store, variable.name, "c", *map(str, place))
-            for store, place in ((source, found["shard"]), (path, shard_of(ref.grid, block)))
-        )
-        _copy_file(fs, *shards)
+        shard = posixpath.join(source.url, variable.name, "c", *map(str, found["shard"]))
+        fs, path = filesystem(shard)
+        try:
+            content: bytes = fs.cat_file(path)
+        except (FileNotFoundError, IsADirectoryError):
+            content = b""
+        if hashlib.sha256(content).hexdigest() != found["sha256"].get(variable.name):
+            told = "%s, block %s: %s is missing or not what was written; the block is not taken over"
+            logger.warning(told, source.key, block.id, shard)
+            return None
+        put_whole(shard_url(ref, variable, block), content)
     entry = {key: found[key] for key in ("block", "sha256", "bytes", "inputs")} | {
-        "key": ref.key,
         "shard": shard_of(ref.grid, block),
-        "taken_from": found["key"],
+        "taken_from": source.key,
         "write_s": round(time.perf_counter() - started, 3),
     }
-    write_entry(ref, block.id, entry)
-    return entry
-
-
-def _copy_file(fs: fsspec.AbstractFileSystem, source: str, target: str) -> None:
-    if fs.exists(source):
-        fs.makedirs(posixpath.dirname(target), exist_ok=True)
-        fs.cp_file(source, target)
-    elif fs.exists(target):
-        fs.rm_file(target)
+    return write_entry(ref, block.id, entry)

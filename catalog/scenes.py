@@ -34,6 +34,7 @@ from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
 from catalog.sensors import QaRule, Sensor, reflectance_offset, sensor
 
 LAZY_CHUNK_PX: Final = 2048
+"""About the side of what is read at once: a default block with its halo is one piece, and each file is opened once."""
 OVERVIEW_PX: Final = 2048
 """Longest side of the reduced DEM that the decision on its zeros is made on."""
 
@@ -265,7 +266,7 @@ def _fold_classes(stack: FloatArray) -> FloatArray:
 
 
 def _masks(paths: Sequence[str], geobox: GeoBox) -> Any:  # noqa: ANN401 - dask is untyped
-    mask = da.zeros(tuple(geobox.shape), dtype=np.uint8, chunks=LAZY_CHUNK_PX)
+    mask = da.zeros(tuple(geobox.shape), dtype=np.uint8, chunks=tuple(map(_cut, geobox.shape)))
     for path in paths:
         drawn = _lazy(path, geobox, decoding=Decoding((1,)), method="nearest", fill=0)[0]
         mask = da.maximum(mask, (drawn != 0).astype(np.uint8))
@@ -297,7 +298,13 @@ def _lazy(
 
 
 def _cut(size: int) -> tuple[int, ...]:
-    return tuple(min(LAZY_CHUNK_PX, size - start) for start in range(0, size, LAZY_CHUNK_PX))
+    """Sides of even pieces, none longer than one and a half times `LAZY_CHUNK_PX`.
+
+    >>> _cut(2054), _cut(4103)
+    ((2054,), (2052, 2051))
+    """
+    pieces = max(1, round(size / LAZY_CHUNK_PX))
+    return tuple(size // pieces + (piece < size % pieces) for piece in range(pieces))
 
 
 def _sample_chunk(

@@ -91,11 +91,15 @@ class Variable:
         return attrs
 
     def encoding(self) -> dict[str, Any]:
-        """xarray/Zarr encoding of the variable: dtype, `_FillValue`, and scale and offset where they are."""
-        encoding: dict[str, Any] = {"dtype": self.dtype}
+        """xarray/Zarr encoding of the variable: dtype, what is not there, and scale and offset where they are.
+
+        Zarr's `fill_value` is nodata, so that what was never written reads as that, not as 0.
+        """
+        nodata = np.dtype(self.dtype).type(self.nodata)
+        encoding: dict[str, Any] = {"dtype": self.dtype, "fill_value": nodata}
         if self.is_mask:
             return encoding
-        encoding["_FillValue"] = np.dtype(self.dtype).type(self.nodata)
+        encoding["_FillValue"] = nodata
         if self.scale != 1.0 or self.offset != 0.0:
             encoding |= {"scale_factor": self.scale, "add_offset": self.offset}
         return encoding

@@ -2,83 +2,57 @@
 
 A store's key is a hash of everything its content depends on, so a store is never stale: other inputs make another
 store. The ledger entry of a block is written after the block; `complete` is written when the ledger is full. Nothing
-else means done.
+else means done. What is read is what was written: a file that is missing or damaged is an error, never nodata.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import posixpath
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import dask
 import dask.array as da
 import geopandas as gpd
 import numpy as np
-import rioxarray  # noqa: F401 - gives Datasets their `.rio`
 import xarray as xr
 import zarr
+from zarr.storage import WrapperStore
 
+from catalog.creation import create_store
 from catalog.encoding import decode, empty_value, encode
-from catalog.files import filesystem, storage_options
+from catalog.files import storage_options, sync
 from catalog.grid import Block, Grid, Window
+from catalog.ledger import (
+    damage_of,
+    digest_of,
+    discard_blocks,
+    discard_void_entries,
+    is_complete,
+    mark_complete,
+    pending_blocks,
+    read_ledger,
+    write_entry,
+)
+from catalog.refs import StoreRef, shard_of, shard_url, store_key
 from catalog.schema import StoreError, Variable
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+__all__ = [
+    "StoreRef", "create_store", "damage_of", "discard_blocks", "discard_void_entries", "is_complete", "mark_complete",
+    "open_store", "pending_blocks", "picks", "read_block", "read_ledger", "read_points", "read_sample", "read_window",
+    "sample_places", "shard_of", "store_key", "write_block", "write_entry",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
-COMPLETE: Final = "complete"
-GRID_MAPPING: Final = "spatial_ref"
 SAMPLE_PIXELS: Final = 400_000
-
-
-@dataclass(frozen=True)
-class StoreRef:
-    """The address of one step's store and its contract; small, picklable: what tasks pass to each other."""
-
-    root: str
-    event_id: str
-    key: str
-    grid: Grid
-    variables: tuple[Variable, ...]
-    chunk_px: int
-    version: int = 1
-    """Of the algorithm that fills it."""
-
-    @property
-    def step(self) -> str:
-        """The step that the store belongs to."""
-        return self.key.rpartition("-")[0]
-
-    @property
-    def url(self) -> str:
-        """Folder or object prefix of the Zarr store."""
-        return posixpath.join(self.root, self.event_id, f"{self.key}.zarr")
-
-    @property
-    def ledger_url(self) -> str:
-        """Folder or prefix of the ledger, beside the store: Zarr takes every file inside for its own."""
-        return posixpath.join(self.root, self.event_id, f"{self.key}.ledger")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the variables."""
-        return tuple(v.name for v in self.variables)
-
-
-def store_key(step: str, *, version: int, depends_on: Mapping[str, Any]) -> str:
-    """`<step>-<12 hex digits>`: the same for the same algorithm version and dependencies, else another.
-
-    >>> store_key("slope", version=1, depends_on={"dem": "ab"})[:6]
-    'slope-'
-    """
-    text = json.dumps({"step": step, "version": version, **depends_on}, sort_keys=True, default=str)
-    return f"{step}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _zarr_store(url: str) -> Any:  # noqa: ANN401 - zarr.abc.store.Store
@@ -87,37 +61,26 @@ def _zarr_store(url: str) -> Any:  # noqa: ANN401 - zarr.abc.store.Store
     return zarr.storage.FsspecStore.from_url(url, storage_options={"asynchronous": True, **storage_options(url)})
 
 
-def create_store(ref: StoreRef) -> None:
-    """Write the store's metadata (no data) unless it is there already; `spatial_ref` says where it lies (CF)."""
-    fs, path = filesystem(ref.url)
-    if fs.exists(posixpath.join(path, "zarr.json")):
-        return
-    geobox = ref.grid.geobox
-    y, x = (geobox.coordinates[name] for name in geobox.dimensions)
-    block = ref.grid.block_px
-    arrays = {
-        v.name: xr.DataArray(
-            da.full(  # type: ignore[no-untyped-call]
-                ref.grid.shape, empty_value(v), dtype=v.memory_dtype, chunks=block
-            ),
-            dims=v.dims,
-            attrs=v.attrs(),
-        )
-        for v in ref.variables
-    }
-    template = xr.Dataset(
-        arrays,
-        coords={"y": ("y", y.values), "x": ("x", x.values)},
-        attrs={"crs": f"EPSG:{ref.grid.epsg}", "gsd_m": ref.grid.gsd_m, "block_px": block, "key": ref.key},
-    )
-    template = template.rio.write_crs(ref.grid.epsg, grid_mapping_name=GRID_MAPPING)
-    template = template.rio.write_transform(geobox.transform, grid_mapping_name=GRID_MAPPING)
-    place = {"grid_mapping": GRID_MAPPING, "coordinates": GRID_MAPPING}  # CF; a coordinate for every reader
-    for v in ref.variables:
-        template[v.name].encoding = {
-            **v.encoding(), **place, "chunks": (ref.chunk_px,) * 2, "shards": (block, block)
-        }  # fmt: skip
-    template.to_zarr(_zarr_store(ref.url), mode="w", compute=False, zarr_format=3, consolidated=False)
+class Whole(WrapperStore[Any]):
+    """A Zarr store whose every shard is there: Zarr would take one that is missing, or empty, for nodata."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Bytes of a file. Raises: StoreError where a shard has none."""
+        found: Buffer | None = await self._store.get(key, prototype, byte_range)
+        if "/c/" in key and (found is None or not len(found)):
+            raise StoreError(f"{key} is missing")
+        return found
+
+
+class Blank(WrapperStore[Any]):
+    """A Zarr store that is written over: Zarr would first read the shard that lies there, and fail at a damaged one."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Bytes of a file that is no shard."""
+        if "/c/" in key:
+            return None
+        found: Buffer | None = await self._store.get(key, prototype, byte_range)
+        return found
 
 
 def write_block(
@@ -139,77 +102,34 @@ def write_block(
         raise StoreError(f"{ref.key} block {block.id}: variables {sorted(missing)} are missing from what was computed")
     with dask.config.set(scheduler="synchronous"):
         computed = data[list(ref.names)].reset_coords(drop=True).compute()
-    digest = hashlib.sha256()
-    group = zarr.open_group(_zarr_store(ref.url), mode="r+")
-    written = 0
+    group = zarr.open_group(Blank(_zarr_store(ref.url)), mode="r+")
+    written, digests = 0, {}
     for variable in ref.variables:
         stored = encode(variable, computed[variable.name].values, where=f"{ref.key} block {block.id}")
         array = group[variable.name]
         if not isinstance(array, zarr.Array):
             raise StoreError(f"{ref.key}: {variable.name} is no array; delete {ref.url}")
-        array[window.slices] = stored
-        digest.update(stored.tobytes())
+        array.with_config({"write_empty_chunks": True})[window.slices] = stored
+        digests[variable.name] = _settle(ref, shard_url(ref, variable, block))
         written += stored.nbytes
-    entry = {
+    values = {
         "block": block.id,
-        "key": ref.key,
-        "sha256": digest.hexdigest(),
+        "sha256": digests,
         "bytes": written,
         "shard": shard_of(ref.grid, block),
         **(record or {}),
         "write_s": round(time.perf_counter() - started, 3),
     }
-    write_entry(ref, block.id, entry)
-    return entry
+    return write_entry(ref, block.id, values)
 
 
-def shard_of(grid: Grid, block: Block) -> list[int]:
-    """Row and column of a block's shard in its store."""
-    return [block.row - grid.row0 // grid.block_px, block.col - grid.col0 // grid.block_px]
-
-
-def write_entry(ref: StoreRef, name: str, values: Mapping[str, Any]) -> None:
-    """Write an entry of the ledger, whole or not at all."""
-    fs, path = filesystem(ref.ledger_url)
-    target = posixpath.join(path, f"{name}.json")
-    fs.makedirs(path, exist_ok=True)
-    payload = json.dumps(values, sort_keys=True).encode()
-    if "://" in ref.root:
-        fs.pipe_file(target, payload)
-    else:
-        fs.pipe_file(f"{target}.tmp", payload)
-        fs.mv(f"{target}.tmp", target)
-
-
-def read_ledger(ref: StoreRef) -> dict[str, dict[str, Any]]:
-    """The finished blocks, by id. Entries of another key are refused."""
-    fs, path = filesystem(ref.ledger_url)
-    fs.invalidate_cache()
-    files = sorted(fs.glob(posixpath.join(path, "r*c*.json")))
-    entries = [json.loads(fs.cat_file(name)) for name in files]
-    if foreign := [e["block"] for e in entries if e["key"] != ref.key]:
-        raise StoreError(f"{ref.url}: ledger entries of another key for blocks {foreign[:5]}; delete the store")
-    return {entry["block"]: entry for entry in entries}
-
-
-def pending_blocks(ref: StoreRef) -> tuple[Block, ...]:
-    """The blocks that have no ledger entry yet."""
-    done = read_ledger(ref)
-    return tuple(block for block in ref.grid.blocks if block.id not in done)
-
-
-def mark_complete(ref: StoreRef) -> None:
-    """Say that the store is done. Raises: StoreError when blocks are missing from the ledger."""
-    if missing := pending_blocks(ref):
-        raise StoreError(f"{ref.key}: {len(missing)} blocks are not in the ledger, first {missing[0].id}")
-    write_entry(ref, COMPLETE, {"key": ref.key, "blocks": len(ref.grid.blocks)})
-
-
-def is_complete(ref: StoreRef) -> bool:
-    """True when the store said it is done."""
-    fs, path = filesystem(ref.ledger_url)
-    fs.invalidate_cache()
-    return bool(fs.exists(posixpath.join(path, f"{COMPLETE}.json")))
+def _settle(ref: StoreRef, url: str) -> str:
+    """The digest of a shard that was just written, once the disk holds it and the names that lead to it."""
+    if not ref.remote:
+        path = Path(url)
+        for place in (path, *path.parents[:3]):
+            sync(place)
+    return digest_of(url)
 
 
 def open_store(ref: StoreRef) -> xr.Dataset:
@@ -219,26 +139,52 @@ def open_store(ref: StoreRef) -> xr.Dataset:
     """
     if not is_complete(ref):
         raise StoreError(f"{ref.url} is not complete; re-run the step that writes it")
-    dataset = _open(ref).chunk({"y": ref.grid.block_px, "x": ref.grid.block_px})
+    dataset, block = _open(ref).chunk(), ref.grid.block_px
+    chunks = tuple((block,) * (side // block) for side in ref.grid.shape)
     for variable in ref.variables:
-        stored = dataset[variable.name]
-        values = stored.data.map_blocks(partial(decode, variable), dtype=variable.memory_dtype)
-        dataset[variable.name] = xr.DataArray(values, dims=stored.dims, attrs=variable.attrs())
+        values = da.map_blocks(  # type: ignore[no-untyped-call]
+            partial(_read_chunk, ref, variable), chunks=chunks, dtype=variable.memory_dtype,
+            meta=np.empty((0, 0), variable.memory_dtype),
+        )  # fmt: skip
+        dataset[variable.name] = xr.DataArray(values, dims=variable.dims, attrs=variable.attrs())
     return dataset
+
+
+def _read_chunk(ref: StoreRef, variable: Variable, *, block_info: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401 - of Dask
+    rows, cols = (slice(*span) for span in block_info[None]["array-location"])
+    return decode(variable, _load(ref, _open(ref)[[variable.name]].isel(y=rows, x=cols))[variable.name].values)
 
 
 def _open(ref: StoreRef) -> xr.Dataset:
     """The store as it is on disk: not decoded."""
-    dataset = xr.open_zarr(_zarr_store(ref.url), chunks=None, consolidated=False, mask_and_scale=False)
-    picked: xr.Dataset = dataset[list(ref.names)]
+    try:
+        dataset = xr.open_zarr(Whole(_zarr_store(ref.url)), chunks=None, consolidated=False, mask_and_scale=False)
+        picked: xr.Dataset = dataset[list(ref.names)]
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise _damaged(ref, error) from error
     return picked
+
+
+def _load(ref: StoreRef, part: xr.Dataset) -> xr.Dataset:
+    """A part of the store in memory. Raises: StoreError where a shard is missing or damaged."""
+    try:
+        return part.load()
+    except (StoreError, ValueError) as error:
+        raise _damaged(ref, error) from error
+
+
+def _damaged(ref: StoreRef, error: Exception) -> StoreError:
+    return StoreError(
+        f"{ref.url}: was damaged while it was in use ({error}); run the same command again: what is damaged is found "
+        "and made anew"
+    )
 
 
 def read_window(ref: StoreRef, window: Window) -> xr.Dataset:
     """The pixels of a window in memory; outside the grid they are nodata."""
     inside = window.intersect(Window(0, 0, *ref.grid.shape))
     rows, cols = inside.slices
-    part = _open(ref).isel(y=rows, x=cols).load()
+    part = _load(ref, _open(ref).isel(y=rows, x=cols))
     arrays: dict[str, Any] = {}
     for variable in ref.variables:
         full = np.full(window.shape, empty_value(variable), dtype=variable.memory_dtype)
@@ -282,8 +228,11 @@ def read_sample(ref: StoreRef, *, max_pixels: int = SAMPLE_PIXELS) -> xr.Dataset
         inside = ref.grid.window(block).intersect(ref.grid.scene)
         (y, to_y), (x, to_x) = (picks(*axis) for axis in zip((rows, cols), inside.slices, strict=True))
         for variable, values in sampled.items():
-            values[to_y, to_x] = decode(variable, dataset[variable.name].isel(y=y, x=x).values)
-    places = {"y": dataset["y"].values[rows], "x": dataset["x"].values[cols]}
+            part = _load(ref, dataset[[variable.name]].isel(y=y, x=x))
+            values[to_y, to_x] = decode(variable, part[variable.name].values)
+    geobox = ref.grid.geobox
+    picked = zip(geobox.dimensions, (rows, cols), strict=True)
+    places = {name: geobox.coordinates[name].values[at] for name, at in picked}
     return xr.Dataset({v.name: (("y", "x"), values) for v, values in sampled.items()}, coords=places)
 
 

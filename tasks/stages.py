@@ -56,6 +56,10 @@ class StageRecord:
     windows: int
     blocks_taken_over: int = 0
     """Blocks that an earlier run of the event had made of the same inputs."""
+    blocks_damaged: int = 0
+    """Blocks made before whose files were not what their ledger says: they were made again."""
+    verify_s: float = 0.0
+    """CPU seconds of looking at the files of blocks that were made before; they are part of `cpu_s`."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-sized values."""
@@ -127,11 +131,11 @@ def run_blocks(
 
     Raises: StoreError naming the block that failed; the finished ones stay done.
     """
-    store.create_store(target)
-    pending = store.pending_blocks(target)
     total = len(target.grid.blocks)
     with PeakMemory() as memory:
-        started, cpu_s, entries = time.perf_counter(), 0.0, []
+        started, entries = time.perf_counter(), []
+        pending, audit = open_target(stage, target, client=client)
+        cpu_s = audit.cpu_s
         results = _map(stage, kernel, job, pending, client=client, share=share)
         for done, (_, entry, block_cpu_s) in enumerate(results, start=1):
             entries.append(entry)
@@ -149,12 +153,48 @@ def run_blocks(
         network_s=round(sum(entry.get("network_s", 0.0) for entry in entries), 2),
         windows=sum(entry.get("windows", 0) for entry in entries),
         blocks_taken_over=sum("taken_from" in entry for entry in entries),
+        blocks_damaged=audit.damaged,
+        verify_s=round(audit.cpu_s, 2),
     )
     logger.info(
         "%s: %d blocks of %s, %d done before, %d taken over, %.1f s",
         stage, total, target.key, total - len(pending), record.blocks_taken_over, record.wall_s,
     )  # fmt: skip
     return record
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was seen when finished blocks were compared with their ledger entries."""
+
+    damaged: int
+    cpu_s: float
+
+
+def open_target(stage: str, target: StoreRef, *, client: Client) -> tuple[tuple[Block, ...], Audit]:
+    """The blocks of a store that are to be made, once it is there and its finished blocks were verified on the workers.
+
+    What was damaged since it was written leaves the ledger, with a warning that names it.
+    """
+    store.create_store(target)
+    entries = store.discard_void_entries(target)
+    finished = [block for block in target.grid.blocks if block.id in entries]
+    damaged, cpu_s = _damage(stage, target, finished, client=client)
+    store.discard_blocks(target, damaged)
+    sound = {*finished} - {*damaged}
+    pending = tuple(block for block in target.grid.blocks if block not in sound)
+    return pending, Audit(len(damaged), cpu_s)
+
+
+def _damage(stage: str, target: StoreRef, blocks: Sequence[Block], *, client: Client) -> tuple[dict[Block, str], float]:
+    """What is wrong with each damaged block, and the CPU seconds of looking."""
+    found, cpu_s = {}, 0.0
+    if blocks:
+        for block, why, block_cpu_s in _map(f"verify {stage}", store.damage_of, target, blocks, client=client):
+            cpu_s += block_cpu_s
+            if why:
+                found[block] = why
+    return found, cpu_s
 
 
 def collect_blocks(
@@ -228,19 +268,20 @@ def run_whole(stage: str, kernel: Callable[..., Any], job: object, *, target: St
     """The record of a stage that one worker does in one go."""
     with PeakMemory() as memory:
         started = time.perf_counter()
-        store.create_store(target)
-        before = len(target.grid.blocks) - len(store.pending_blocks(target))
+        pending, audit = open_target(stage, target, client=client)
         entries: list[dict[str, Any]] = []
         cpu_s = 0.0
-        if not store.is_complete(target):
+        if pending:
             future = client.submit(timed_whole, kernel, job, pure=False)
             if (error := future.exception()) is not None:  # type: ignore[no-untyped-call]
                 raise _failed(stage, error) from error
             entries, cpu_s = future.result()
-            store.mark_complete(target)
+        store.mark_complete(target)
+    total = len(target.grid.blocks)
     return StageRecord(
-        stage, round(time.perf_counter() - started, 2), round(cpu_s, 2), len(target.grid.blocks), before,
+        stage, round(time.perf_counter() - started, 2), round(cpu_s + audit.cpu_s, 2), total, total - len(pending),
         sum(entry["bytes"] for entry in entries), round(memory.peak_mib, 1), 0.0, 0,
+        blocks_damaged=audit.damaged, verify_s=round(audit.cpu_s, 2),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from catalog.config import RunConfig
 from catalog.files import name_of
 from catalog.grid import Grid
 from catalog.identity import input_of
+from catalog.reuse import earlier_keys
 from catalog.schema import Variable
 from catalog.store import StoreRef, store_key
 from models.cards import ModelCard
@@ -72,11 +73,14 @@ class Prepared:
         return resolved_area_m2(self.grid.gsd_m, self.card)
 
     def target(self, step: str, variables: tuple[Variable, ...], *, grid: Grid, depends_on: dict[str, Any]) -> StoreRef:
-        """The store of a step: its key holds the grid and everything the step depends on."""
-        described = {**depends_on, "grid": asdict(grid)}
+        """The store of a step: its key holds its variables' contract, the grid and all that the step depends on."""
+        contract = [repr(variable) for variable in variables]
+        described = {**depends_on, "grid": asdict(grid), "contract": contract, "chunk_px": self.config.chunk_px}
         version = ALGORITHM_VERSIONS[step.split("_")[0]]
         key = store_key(step, version=version, depends_on=described)
-        return StoreRef(self.config.root, self.config.name, key, grid, variables, self.config.chunk_px, version)
+        root, event_id = self.config.root, self.config.name
+        earlier = earlier_keys(root, event_id, step)
+        return StoreRef(root, event_id, key, grid, variables, self.config.chunk_px, version, earlier)
 
 
 @dataclass(frozen=True)

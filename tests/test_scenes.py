@@ -11,13 +11,13 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from shapely.geometry import shape
 
-from catalog.config import data_dir
+from catalog.config import DEFAULT_BLOCK_PX, data_dir
 from catalog.items import local_item
 from catalog.rasters import describe_raster
 from catalog.scenes import Epoch, describe_dem, read_elevation, read_epoch
 from catalog.schema import InputError, Quality
 from catalog.sensors import SENSORS, sensor
-from tasks.preprocess import quality
+from tasks.preprocess import GROW_HALO_PX, quality
 
 LEFT, TOP = 583_200.0, 4_737_000.0
 
@@ -89,6 +89,15 @@ def test_read_epoch_in_halves_equals_the_whole(tmp_path, geobox):
             part = read_epoch(epoch, cut(geobox, rows, cols))[0].compute()
             for band in epoch.bands:
                 np.testing.assert_array_equal(part[band], whole[band][rows, cols])
+
+
+@pytest.mark.parametrize(("block_px", "pieces"), [(512, 1), (DEFAULT_BLOCK_PX, 1), (4096, 4)])
+def test_read_epoch_of_a_block_with_its_halo_opens_each_file_once_a_piece(tmp_path, block_px, pieces):
+    side = block_px + 2 * GROW_HALO_PX
+    mask = write(tmp_path / "m.tif", np.zeros((1, 30, 40), np.uint8))
+    epoch = epoch_of(write(tmp_path / "a.tif", picture(30, 40)), masks=(mask,))
+    for layer in read_epoch(epoch, box(side, side))[0].data_vars.values():
+        assert layer.data.npartitions == pieces
 
 
 def test_read_epoch_bilinear_reproduces_a_plane(tmp_path):

@@ -114,6 +114,26 @@ def test_network_key_follows_how_the_weights_are_run(tmp_path, change):
     assert steps._network_key(replace(card, **change)) != steps._network_key(card)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [(), (QUALITY, BANDS["red"]), (replace(QUALITY, units="m"),), (replace(QUALITY, nodata=0),),
+     (replace(QUALITY, scale=0.5),), (replace(QUALITY, valid_range=(0, 4)),), (replace(QUALITY, dtype="uint16"),)],
+    ids=["none", "one more", "units", "nodata", "scale", "range", "dtype"],
+)  # fmt: skip
+def test_target_of_another_contract_is_another_store(tmp_path, change):
+    prepared = prepare(tmp_path, post=texture(), pre=texture())
+    keys = [prepared.target("class", v, grid=prepared.grid, depends_on={}).key for v in ((QUALITY,), change)]
+    assert keys[0] != keys[1]
+
+
+def test_target_knows_the_stores_that_blocks_may_be_taken_from(tmp_path):
+    prepared = prepare(tmp_path, post=texture(), pre=texture())
+    earlier = keep(prepared, "ingest_post-0123456789ab", texture())
+    keep(prepared, "ingest_pre-0123456789ab", texture())
+    target = prepared.target("ingest_post", earlier.variables, grid=prepared.grid, depends_on={})
+    assert target.earlier == (earlier.key,)
+
+
 def test_pair_leaves_a_record_of_its_stage(tmp_path):
     (record,) = paired(tmp_path, pre=texture(), post=texture()).records
     assert record.stage == "pair"

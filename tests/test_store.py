@@ -1,6 +1,8 @@
-import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from processes import s3_server
 from catalog import reuse, store
 from catalog.encoding import decode
 from catalog.grid import snap_grid
+from catalog.refs import shard_url
 from catalog.schema import BANDS, DISAGREEMENT, ELEVATION, PROBABILITY, QUALITY, StoreError
 from catalog.store import StoreRef
 
@@ -169,12 +172,72 @@ def test_store_same_content_same_digest(ref, tmp_path):
     assert digests[0] == digests[1]
 
 
-def test_store_ledger_of_another_key_is_refused(ref, tmp_path):
-    _fill(ref)
+def test_store_ledger_of_another_key_counts_as_absent(ref, tmp_path, caplog):
+    """Written as such: an entry that another store of the same contract holds, laid into this one's ledger."""
+    other = replace(ref, key="step-2")
+    for each in (ref, other):
+        _fill(each)
     entry = next((tmp_path / "event" / "step-1.ledger").glob("r*.json"))
-    entry.write_text(json.dumps({**json.loads(entry.read_text()), "key": "stranger"}))
-    with pytest.raises(StoreError, match="another key"):
-        store.read_ledger(ref)
+    entry.write_bytes((tmp_path / "event" / "step-2.ledger" / entry.name).read_bytes())
+    assert entry.stem not in store.read_ledger(ref)
+    assert f"{entry} is of another store" in caplog.text
+    assert [block.id for block in store.pending_blocks(ref)] == [entry.stem]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"variables": (BANDS["red"], QUALITY, ELEVATION, PROBABILITY)},
+        {"variables": (replace(BANDS["red"], scale=1e-3), QUALITY, ELEVATION)},
+        {"variables": (replace(BANDS["red"], nodata=65535), QUALITY, ELEVATION)},
+        {"variables": (replace(BANDS["red"], valid_range=(0.0, 1.0)), QUALITY, ELEVATION)},
+        {"chunk_px": 64},
+        {"version": 2},
+    ],
+    ids=["variable", "scale", "nodata", "range", "chunk", "version"],
+)
+def test_store_of_another_contract_holds_no_finished_block(ref, change):
+    _fill(ref)
+    other = replace(ref, **change)
+    store.create_store(other)
+    assert store.pending_blocks(other) == ref.grid.blocks
+    assert not store.is_complete(other)
+    for name in other.names:
+        assert name in xr.open_zarr(other.url, consolidated=False)
+
+
+def test_store_whose_making_was_cut_off_at_any_file_is_made(ref, tmp_path):
+    """What an earlier release, which wrote in place, left after so many files."""
+    whole = replace(ref, root=str(tmp_path / "whole"))
+    store.create_store(whole)
+    files = [path for path in Path(whole.url).rglob("*") if path.is_file()]
+    files.sort(key=lambda path: (path.parent != Path(whole.url), path))  # Zarr writes the group first
+    for count in range(len(files)):
+        cut = replace(ref, root=str(tmp_path / f"cut{count}"))
+        for path in files[:count]:
+            target = Path(cut.url) / path.relative_to(whole.url)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        store.create_store(cut)
+        store.write_block(cut, cut.grid.blocks[0], _block(cut))
+        assert store.read_block(cut, cut.grid.blocks[0])["quality"].max() < 255
+
+
+@pytest.mark.parametrize("attempt", range(6))
+def test_store_made_by_several_at_once_keeps_every_block(ref, attempt):
+    several = Barrier(4)
+
+    def create_and_write(part):
+        several.wait()
+        store.create_store(ref)
+        for block in ref.grid.blocks[part :: several.parties]:
+            store.write_block(ref, block, _block(ref, seed=part))
+
+    with ThreadPoolExecutor(several.parties) as pool:
+        list(pool.map(create_and_write, range(several.parties)))
+    assert store.pending_blocks(ref) == ()
+    assert [store.damage_of(ref, block) for block in ref.grid.blocks] == [""] * len(ref.grid.blocks)
+    assert [path.name for path in Path(ref.folder).iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.fixture
@@ -213,6 +276,40 @@ def test_adopt_block_takes_over_what_was_made_of_the_same(ref):
     assert "network_s" not in taken
     assert store.read_ledger(later)[last.id] == taken
     xr.testing.assert_identical(store.read_block(later, last), store.read_block(ref, last))
+
+
+@pytest.mark.parametrize("damage", ["delete", "flip", "edit"])
+def test_adopt_block_leaves_a_damaged_block_where_it_is(ref, damage, caplog):
+    block = ref.grid.blocks[-1]
+    store.create_store(ref)
+    store.write_block(ref, block, _block(ref, seed=1), record={"inputs": "same"})
+    later = replace(ref, key="step-2")
+    store.create_store(later)
+    shard = Path(shard_url(ref, QUALITY, block))
+    entry = Path(ref.ledger_url) / f"{block.id}.json"
+    if damage == "delete":
+        shard.unlink()
+    elif damage == "flip":
+        shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
+    else:
+        entry.write_text(entry.read_text().replace("same", "seem"))
+    assert reuse.adopt_block(later, block, "seem" if damage == "edit" else "same") is None
+    assert store.read_ledger(later) == {}
+    assert damage == "edit" or f"{block.id}: {shard} is missing or not what was written" in caplog.text
+
+
+def test_adopt_block_looks_where_it_was_told(ref):
+    """Stores are listed once a stage: what came later is not seen, and nothing is listed for a block."""
+    block = ref.grid.blocks[0]
+    told = reuse.earlier_keys(ref.root, ref.event_id, "step")
+    store.create_store(ref)
+    store.write_block(ref, block, _block(ref), record={"inputs": "same"})
+    later = replace(ref, key="step-2", earlier=told)
+    store.create_store(later)
+    assert (told, reuse.adopt_block(later, block, "same")) == ((), None)
+    told = reuse.earlier_keys(ref.root, ref.event_id, "step")
+    assert told == ("step-1",)
+    assert reuse.adopt_block(replace(later, earlier=told), block, "same")["taken_from"] == "step-1"
 
 
 def test_adopt_block_follows_the_grid_that_grew(ref):
