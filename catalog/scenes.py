@@ -26,6 +26,7 @@ from pystac.utils import str_to_datetime
 
 from catalog.files import absolute
 from catalog.grid import Bounds
+from catalog.heights import MIDDLE_PX, check_heights, metres_of
 from catalog.identity import content_digest, input_of, origin_digest
 from catalog.items import BAND_INDEX, LOCAL, find_asset
 from catalog.opening import PERSON, Opening, open_raster
@@ -339,6 +340,9 @@ class DemSource:
     """It holds 0 where it has no data; cells next to those and at its border are dropped too."""
     fingerprint: str
     """Of its content."""
+    scale: float = 1.0
+    offset_m: float = 0.0
+    """Elevation in metres = stored * scale + offset."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -347,7 +351,7 @@ class DemSource:
 
 
 def describe_dem(path: str | Path, *, allow_geographic: bool = False) -> DemSource:
-    """The DEM, with the decision whether its zeros are ground.
+    """The DEM, with what makes its numbers metres, and the decision whether its zeros are ground.
 
     They are not when 0 is not the declared nodata, zeros touch the border, are more than 1 % of the cells, and 99 % of
     the others are above 100 m (not all: DEMs resampled over the fill ramp down to it).
@@ -368,15 +372,32 @@ def describe_dem(path: str | Path, *, allow_geographic: bool = False) -> DemSour
         )
     scale = max(1.0, max(info.shape) / OVERVIEW_PX)
     shape = tuple(max(1, round(size / scale)) for size in info.shape)
+    scale_m, offset_m = metres_of(info)
     with open_raster(str(path)) as dataset:
         cells = dataset.read(1, out_shape=shape)
-    decided = info.nodata != 0 and _zeros_are_fill(cells, info.nodata)
-    return DemSource(absolute(str(path)), info.gsd_m, info.nodata, decided, content_digest(str(path)))
+        middle = dataset.read(1, window=_middle(info.shape))
+    heights, near = (_heights(part, info.nodata, scale_m, offset_m) for part in (cells, middle))
+    check_heights(heights, near, info)
+    decided = info.nodata != 0 and _zeros_are_fill(cells == 0, heights)
+    return DemSource(
+        absolute(str(path)), info.gsd_m, info.nodata, decided, content_digest(str(path)), scale_m, offset_m
+    )
 
 
-def _zeros_are_fill(cells: NDArray[Any], nodata: float | None) -> bool:
-    zero = cells == 0
-    ground = cells[~zero & (cells != nodata) & np.isfinite(cells)]
+def _middle(shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns in the middle of a raster, from and up to."""
+    (top, left), (rows, cols) = ((max(0, (n - MIDDLE_PX) // 2) for n in shape), (min(n, MIDDLE_PX) for n in shape))
+    return (top, top + rows), (left, left + cols)
+
+
+def _heights(stored: NDArray[Any], nodata: float | None, scale: float, offset_m: float) -> NDArray[np.float64]:
+    """Metres, NaN = nodata."""
+    metres = stored.astype(np.float64) * scale + offset_m
+    return np.where((stored == nodata) | ~np.isfinite(metres), np.nan, metres)
+
+
+def _zeros_are_fill(zero: NDArray[np.bool_], heights: NDArray[np.float64]) -> bool:
+    ground = heights[~zero & np.isfinite(heights)]
     at_border = zero[[0, -1]].any() or zero[:, [0, -1]].any()
     if not at_border or zero.mean() <= MIN_ZERO_SHARE or not ground.size:
         return False
@@ -387,6 +408,8 @@ def read_elevation(dem: DemSource, geobox: GeoBox) -> xr.DataArray:
     """Elevation (y, x) float32, m, lazy, NaN = nodata; what lies outside the contract's range is nodata as well."""
     decoding = Decoding(
         (1,),
+        scales=(dem.scale,),
+        offsets=(dem.offset_m,),
         nodata=_numbers([dem.nodata]),
         valid_range=ELEVATION.valid_range,
         collar_px=COLLAR_PX if dem.zero_is_nodata else 0,
