@@ -1,22 +1,19 @@
-"""Products out: one writer a file, into a hidden sibling folder that takes its name only when it is whole."""
+"""Products out: one writer a file."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import logging
 import os
 import platform
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date, datetime
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -26,15 +23,14 @@ import rasterio.shutil
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from catalog.cartography import draw_map
+from catalog.folders import DIGEST, RUN, digest_of
 from catalog.grid import Window
-from catalog.product import POST_BANDS, Preview, Product, check_product
+from catalog.product import POST_BANDS, Preview, Product
 from catalog.report import render_report
 from catalog.schema import (
     CLEAR,
@@ -47,18 +43,12 @@ from catalog.schema import (
     StoreError,
     Variable,
 )
-from catalog.stac import write_collection, write_item
+from catalog.stac import write_item
 from catalog.vectors import write_geopackage, write_geoparquet
-from catalog.versions import next_version
 
-__all__ = ["WRITERS", "Product", "Writer", "publish", "read_preview"]
-
-log = logging.getLogger(__name__)
+__all__ = ["WRITERS", "Product", "Writer", "read_preview", "write_run"]
 
 Writer = Callable[[Product, Path], Path]
-
-UNWRITABLE: Final = (OSError, RasterioError, DataSourceError, DataLayerError, sqlite3.Error)
-"""What the writers raise of a disk that is full or cannot be written to."""
 
 PREVIEW_PX: Final = 2000
 GDAL_OPTIONS: Final = {"GDAL_CACHEMAX": 128, "GDAL_NUM_THREADS": "1", "GDAL_PAM_ENABLED": "NO"}
@@ -69,45 +59,6 @@ PACKAGES: Final = (
 )  # fmt: skip
 CLASS_COLOURS: Final = {CLEAR: (0, 0, 0, 0), LANDSLIDE: (255, 61, 154, 255), NOT_OBSERVED: (150, 150, 150, 255)}
 CLASS_NAMES: Final = {CLEAR: "clear", LANDSLIDE: "landslide", NOT_OBSERVED: "not observed"}
-
-
-def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, Any]] = dict) -> Path:
-    """Folder `out/event_id/vN` with every file of `WRITERS` and `run.json`; it appears at once, whole, or not at all.
-
-    `closing` gives the provenance that is known only when everything but `run.json` is written.
-
-    Raises: StoreError when that version exists or cannot be written; InputError when the product breaks its contract.
-    """
-    check_product(product)
-    event_dir = out / product.event_id
-    final = event_dir / f"v{product.version}"
-    partial = event_dir / f".v{product.version}.partial"
-    if final.exists():
-        free = next_version(out, product.event_id)
-        raise StoreError(f"{final} exists and is never overwritten; publish as version {free}")
-    try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        _write_all(product, partial, closing=closing)
-        partial.rename(final)
-        write_collection(product, event_dir)
-    except UNWRITABLE as error:
-        raise StoreError(
-            f"{final}: cannot be written ({error}); nothing was published; make room, then run the same command "
-            "again: finished blocks are kept"
-        ) from error
-    return final
-
-
-def _write_all(product: Product, folder: Path, *, closing: Callable[[], Mapping[str, Any]]) -> None:
-    product = replace(product, preview=read_preview(product))
-    for name, writer in WRITERS.items():
-        started = perf_counter()
-        path = writer(product, folder)
-        log.info("%s v%d: %s, %d bytes, %.1f s", product.event_id, product.version, name, path.stat().st_size,
-                 perf_counter() - started)  # fmt: skip
-    _write_run(replace(product, provenance={**product.provenance, **closing()}), folder)
 
 
 def read_preview(product: Product, *, max_px: int = PREVIEW_PX) -> Preview:
@@ -241,8 +192,8 @@ def _write_report(product: Product, folder: Path) -> Path:
     return path
 
 
-def _write_run(product: Product, folder: Path) -> Path:
-    """`run.json`: what ran, on what, with what, and the SHA-256 of each file beside it; keys in a stable order."""
+def write_run(product: Product, folder: Path) -> Path:
+    """`run.json`: what ran, on what, with what, the SHA-256 of each file beside it and of itself; keys in order."""
     files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
     run = {
         "event_id": product.event_id,
@@ -259,8 +210,10 @@ def _write_run(product: Product, folder: Path) -> Path:
         "difference": product.difference.as_dict() if product.difference else None,
         "files": files,
     }
-    path = folder / "run.json"
-    path.write_text(json.dumps(run, indent=2, sort_keys=True, ensure_ascii=False, default=_json) + "\n", "utf-8")
+    told = json.loads(json.dumps(run, default=_json))  # as it will be read
+    told[DIGEST] = digest_of(told)
+    path = folder / RUN
+    path.write_text(json.dumps(told, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
     return path
 
 

@@ -149,7 +149,7 @@ class Product:
     difference: Difference | None = None
     """From the version before; None in the first."""
     preview: Preview | None = None
-    """Filled in by `catalog.export.publish`, so that map and report read the imagery once."""
+    """Filled in by `catalog.publication.publish`, so that map and report read the imagery once."""
 
     @property
     def title(self) -> str:

@@ -16,12 +16,13 @@ from typing import Any, Final, Literal
 
 import geopandas
 from pydantic import AwareDatetime, Field, ValidationError
-from pyogrio.errors import DataSourceError
+from pyogrio.errors import DataLayerError, DataSourceError
 from shapely.geometry.base import BaseGeometry
 
 from catalog.config import Event, Strict, is_event_id
 from catalog.events import load_event, parse_event
 from catalog.files import write_whole
+from catalog.folders import read_run, version_folders
 from catalog.policy import ImageryPolicy
 from catalog.schema import InputError, StoreError
 from catalog.validation import reasons
@@ -348,7 +349,7 @@ def observed_by(folder: str) -> BaseGeometry:
     path = Path(folder) / "inventory.gpkg"
     try:
         frame = geopandas.read_file(path, layer="observed_area").to_crs(4326)
-    except (DataSourceError, OSError, ValueError) as error:
+    except (DataSourceError, DataLayerError, OSError, ValueError, AttributeError) as error:
         raise StoreError(
             f"{path}: cannot be read ({error}); restore the product, or move the event's response.json away: "
             "the search starts anew"
@@ -364,16 +365,9 @@ def published_from(out: str, part: str, items: str) -> tuple[int, str] | None:
 
     Raises: StoreError when a version's run.json is damaged.
     """
-    for folder in sorted(Path(out).glob(f"{part}/v*"), reverse=True):
-        path = folder / "run.json"
-        if not path.is_file():
-            continue
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))["config"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path}: cannot be read ({error}); restore the product, or move its folder away"
-            ) from None
-        if config.get("post") == [str(Path(items) / "post.json")]:
-            return int(folder.name.removeprefix("v")), str(folder)
+    for number, folder in reversed(version_folders(Path(out) / part)):
+        if (folder / "run.json").is_file() and read_run(folder)["config"].get("post") == [
+            str(Path(items) / "post.json")
+        ]:
+            return number, str(folder)
     return None

@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError
 from catalog.apart import kept_apart
 from catalog.config import is_name
 from catalog.files import filesystem
+from catalog.folders import VERSION
 from catalog.policy import RetentionPolicy
 from catalog.schema import StoreError
 from catalog.stac import refresh_collection
@@ -29,7 +30,6 @@ BUSY: Final = timedelta(hours=6)
 """An event that was written to within this time is being worked on: nothing of it is touched."""
 STORE: Final = re.compile(r"\.?([a-z0-9_]+(?:-[a-z0-9_]+)*-[0-9a-f]{12})\.(zarr|ledger)(?:\.[0-9a-f]{32}\.part)?")
 """Of a store, and of one whose making was cut off."""
-VERSION: Final = re.compile(r"v([1-9][0-9]*)")
 UNFINISHED: Final = re.compile(r"\.v([1-9][0-9]*)\.(partial|deleted)")
 Kind = Literal["store", "version", "unfinished"]
 

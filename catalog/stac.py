@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,15 +13,19 @@ import geopandas as gpd
 import numpy as np
 import pystac
 import shapely
+from pystac.errors import STACError, STACTypeError
 from pystac.extensions.projection import ProjectionExtension
 from pystac.utils import datetime_to_str
 from shapely.geometry import mapping
 
 from catalog.areas import one_way_round
 from catalog.files import write_whole
+from catalog.folders import version_folders
 from catalog.grid import bbox_of
 from catalog.product import Product
 from catalog.schema import DISAGREEMENT, LANDSLIDE_CLASS, PROBABILITY, Variable
+
+logger = logging.getLogger(__name__)
 
 RASTER_SCHEMA: Final = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
 MLM_SCHEMA: Final = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
@@ -60,12 +65,18 @@ def write_collection(product: Product, event_dir: Path) -> Path:
 
 
 def refresh_collection(event_dir: Path, *, event_id: str, title: str, without: str = "") -> Path:
-    """`collection.json` of an event's folder, from the items of the versions that are there but the one to go."""
-    items = sorted(event_dir.glob("v*/item.json"), key=lambda p: int(p.parent.name[1:]))
-    items = [path for path in items if path.parent.name != without]
-    bounds = [pystac.Item.from_dict(json.loads(p.read_text("utf-8"))) for p in items]
-    boxes = [item.bbox for item in bounds if item.bbox]
-    times = [item.datetime for item in bounds if item.datetime]
+    """`collection.json` of an event's folder, from the items of the versions that are there but the one to go.
+
+    Without any there is none.
+    """
+    path = event_dir / "collection.json"
+    known = [(folder, _read_item(folder / "item.json")) for _, folder in version_folders(event_dir)]
+    items = [(folder, item) for folder, item in known if item and folder.name != without]
+    if not items:
+        path.unlink(missing_ok=True)
+        return path
+    boxes = [item.bbox for _, item in items if item.bbox]
+    times = [item.datetime for _, item in items if item.datetime]
     corners = np.array([[(b[0], b[1]), (b[2], b[3])] for b in boxes]).reshape(-1, 2)
     union = list(bbox_of(corners.T))
     collection = pystac.Collection(
@@ -77,9 +88,21 @@ def refresh_collection(event_dir: Path, *, event_id: str, title: str, without: s
     )
     document = collection.to_dict(include_self_link=False)
     document["links"] = [{"rel": "root", "href": "./collection.json", "type": "application/json"}] + [
-        {"rel": "item", "href": f"./{p.parent.name}/item.json", "type": "application/geo+json"} for p in items
+        {"rel": "item", "href": f"./{folder.name}/item.json", "type": "application/geo+json"} for folder, _ in items
     ]
-    return write_whole(event_dir / "collection.json", _as_json(document))
+    return write_whole(path, _as_json(document))
+
+
+def _read_item(path: Path) -> pystac.Item | None:
+    """The item of a version; None, with a warning, where it is missing or damaged: the others stay linked."""
+    try:
+        item = pystac.Item.from_dict(json.loads(path.read_text("utf-8")))
+        if item.datetime is None or item.bbox is None or len(item.bbox) != 4:
+            raise ValueError("without a time or a bounding box")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, STACTypeError, STACError) as error:
+        logger.warning("%s: cannot be read (%r); the collection leaves it out until it is restored", path, error)
+        return None
+    return item
 
 
 def build_item(product: Product) -> pystac.Item:

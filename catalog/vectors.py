@@ -62,12 +62,6 @@ def write_geoparquet(product: Product, folder: Path) -> Path:
     return path
 
 
-def read_landslides(folder: Path) -> gpd.GeoDataFrame:
-    """The layer `landslides` of a published version."""
-    layer: gpd.GeoDataFrame = pyogrio.read_dataframe(folder / "inventory.gpkg", layer="landslides")
-    return layer
-
-
 def qgis_style(layer: str) -> str:
     """QGIS 3 style document (QML) of a layer; landslides are categorised by confidence."""
     source = files("catalog").joinpath("templates/style.qml.j2").read_text(encoding="utf-8")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import geopandas as gpd
 import numpy as np
@@ -15,9 +13,15 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 
 from catalog import store
-from catalog.schema import NOT_OBSERVED
+from catalog.files import sha256_of
+from catalog.folders import free_number, read_run, version_folders, way_out
+from catalog.schema import NOT_OBSERVED, InputError, StoreError
 from catalog.store import StoreRef
-from catalog.vectors import read_landslides
+
+BUILT_ON: Final = ("inventory.parquet", "class.tif")
+"""Files of a version that the next one reads; `inventory.gpkg` is the one that people work in."""
+PRODUCT: Final = (*BUILT_ON, "run.json", "inventory.gpkg")
+"""A folder that holds none of these holds no version."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,41 @@ class Version:
 
     def run(self) -> dict[str, Any]:
         """`run.json`."""
-        told: dict[str, Any] = json.loads((self.folder / "run.json").read_text("utf-8"))
-        return told
+        return read_run(self.folder)
+
+    def check(self) -> None:
+        """Nothing when what the next version builds on is as it was published.
+
+        Raises: StoreError naming the file that is missing or damaged, and what to do.
+        """
+        run = self.run()
+        if run.get("version") != self.number:
+            raise StoreError(
+                f"{self.folder}: its run.json is of version {run.get('version')}: it is a copy or was renamed; give it "
+                f"back its name, or another one than v and a number (mv {self.folder} {self.folder}.copy)"
+            )
+        for name in BUILT_ON:
+            self._check_file(name, run.get("files", {}).get(name))
+
+    def _check_file(self, name: str, stated: Any) -> None:  # noqa: ANN401 - what run.json says of it
+        path = self.folder / name
+        if not path.is_file():
+            raise StoreError(f"{path}: is missing; {way_out(self.folder)}")
+        if not isinstance(stated, dict):
+            raise StoreError(f"{path}: run.json does not say what it held; {way_out(self.folder)}")
+        size = path.stat().st_size
+        if size != stated.get("bytes"):
+            raise StoreError(f"{path}: got {size} bytes; expected {stated.get('bytes')}; {way_out(self.folder)}")
+        try:
+            same = sha256_of(str(path)) == stated.get("sha256")
+        except InputError as error:
+            raise StoreError(f"{error}; {way_out(self.folder)}") from None
+        if not same:
+            raise StoreError(f"{path}: is not what was published (its SHA-256 differs); {way_out(self.folder)}")
 
     def landslides(self) -> gpd.GeoDataFrame:
-        """The inventory."""
-        return read_landslides(self.folder)
+        """The inventory, as it was published."""
+        return gpd.read_parquet(self.folder / "inventory.parquet")
 
     def observed_at(self, points: gpd.GeoSeries) -> NDArray[np.bool_]:
         """Whether it saw the ground at each point, (n,)."""
@@ -64,17 +97,15 @@ class Version:
 
 def versions(out: Path, event_id: str) -> tuple[Version, ...]:
     """The published versions of an event, oldest first. Partial folders do not count."""
-    folders = (path for path in (out / event_id).glob("v*") if path.is_dir())
-    named = ((re.fullmatch(r"v(\d+)", path.name), path) for path in folders)
-    return tuple(sorted((Version(int(m[1]), path) for m, path in named if m), key=lambda version: version.number))
+    return tuple(Version(number, folder) for number, folder in version_folders(out / event_id))
 
 
 def next_version(out: Path, event_id: str) -> int:
-    """Version number after the highest published one; 1 when there is none."""
-    return 1 + max((version.number for version in versions(out, event_id)), default=0)
+    """Version number after the highest that is taken; 1 when there is none."""
+    return free_number(out / event_id)
 
 
 def latest_version(out: str | Path, event_id: str) -> Version | None:
-    """The highest version that has an inventory; None when there is none."""
+    """The highest version that has any file of a product; None when there is none."""
     known = reversed(versions(Path(out), event_id))
-    return next((version for version in known if (version.folder / "inventory.gpkg").is_file()), None)
+    return next((version for version in known if any((version.folder / name).is_file() for name in PRODUCT)), None)

@@ -28,6 +28,7 @@ from catalog.candidates import (
     with_own,
 )
 from catalog.config import DEFAULT_BLOCK_PX, DEFAULT_MODEL, Event
+from catalog.folders import number_of
 from catalog.grid import snap_grid, utm_epsg
 from catalog.imagery import Found, is_withdrawn, search_imagery
 from catalog.policy import Policy
@@ -346,7 +347,7 @@ def version_of(policy: Policy, event_id: str, found: PartOutlook, *, product: st
     """The record of the planned version, now that its product is published."""
     return Version(
         part=found.part.name,
-        number=int(Path(product).name.removeprefix("v")),
+        number=number_of(product),
         key=found.key,
         imagery=found.imagery,
         model=found.model,

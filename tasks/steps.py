@@ -17,8 +17,8 @@ from shapely.affinity import affine_transform
 from catalog import scenes, store
 from catalog.checks import Inputs, check_inputs
 from catalog.config import RunConfig
-from catalog.export import publish as write_product
 from catalog.grid import Grid, regrid
+from catalog.publication import publish as write_product
 from catalog.schema import (
     BANDS,
     DISAGREEMENT,
@@ -46,7 +46,7 @@ from tasks.stages import (
     run_blocks,
     run_whole,
 )
-from tasks.story import Paired, Pairing, Prepared, Run, Settled, earlier_of
+from tasks.story import Earlier, Paired, Pairing, Prepared, Run, Settled, earlier_of
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,23 @@ def check(config: RunConfig, *, inputs: Inputs | None = None) -> Prepared:
     missing = [band for band in card.bands if band not in find_sensor(config.sensor).bands]
     if missing:
         raise InputError(f"model {card.name} needs bands {missing}, which sensor {config.sensor} has not")
+    earlier, wary = _earlier(config, inputs)
+    inputs = replace(inputs, warnings=(*inputs.warnings, *wary))
+    return Prepared(config, inputs, card, weights, earlier=earlier)
+
+
+def _earlier(config: RunConfig, inputs: Inputs) -> tuple[Earlier | None, tuple[str, ...]]:
+    """What the version before decided, and what is to be said of it. Raises: StoreError when its files are damaged."""
     latest = latest_version(Path(config.out), config.name)
-    return Prepared(config, inputs, card, weights, earlier=earlier_of(latest.run() if latest else None, inputs))
+    if latest is None:
+        return None, ()
+    latest.check()
+    try:
+        return earlier_of(latest.run(), inputs), ()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        told = f"version {latest.number} was made by another release of this program: its decisions are made anew"
+        logger.warning("%s", told)
+        return None, (told,)
 
 
 @task(task_run_name="ingest {epoch.role}", **RETRY)
@@ -285,6 +300,8 @@ def inventory(run: Run, *, client: Client) -> mapping.Inventory:
     settled = mapping.choose_threshold(prepared, run.stores["probability"])
     threshold = settled.probability
     previous = latest_version(Path(prepared.config.out), prepared.config.name)
+    if previous is not None:
+        previous.check()  # hours may have passed
     tone = run.tone or _measure_tone(prepared, run.stores["post"])
     job = mapping.objects_job(run, threshold=threshold, scene_median=tone.scene_median)
     pieces, outlined = collect_blocks(

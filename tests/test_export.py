@@ -27,9 +27,10 @@ from shapely.geometry import shape
 
 from catalog.cartography import draw_map
 from catalog.config import Event
-from catalog.export import WRITERS, publish, read_preview
+from catalog.export import WRITERS, read_preview
 from catalog.grid import Window, snap_grid
 from catalog.product import Product
+from catalog.publication import publish
 from catalog.schema import InputError, StoreError
 from catalog.stac import MLM_SCHEMA, build_item
 from catalog.vectors import LAYERS, qgis_style
@@ -75,6 +76,10 @@ def describe(landslides):
 
 @pytest.fixture
 def product():
+    return make_product()
+
+
+def make_product():
     """Random blobs on 500 x 700 px with an unseen corner, over 3 x 4 ragged blocks."""
     rng = np.random.default_rng(7)
     left, top = 583212.0, 4737066.0
