@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import geopandas
 import numpy as np
 import pystac
 import shapely
-from pyogrio.errors import DataSourceError
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import unary_union
@@ -33,6 +31,7 @@ from catalog.items import (
     stored_items,
 )
 from catalog.opening import open_raster
+from catalog.outlines import Outlines, read_outlines
 from catalog.rasters import RasterInfo, describe_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
@@ -56,6 +55,8 @@ class Inputs:
     aoi: BaseGeometry | None
     """Area of interest in the grid's CRS."""
     event: Event | None
+    read: tuple[str, ...] = field(default=())
+    """What was read of vector files, a sentence each."""
     not_used: tuple[str, ...] = field(default=())
     """What the run goes without, and what that means."""
     warnings: tuple[str, ...] = field(default=())
@@ -67,12 +68,12 @@ def check_inputs(config: RunConfig) -> Inputs:
     Raises: InputError, saying what, got, expected and fix, for the first input that cannot be worked with.
     """
     entry = sensor(config.sensor)
-    aoi_frame = _read_aoi(config.aoi) if config.aoi else None
-    post, pre = _epoch("post", config, entry, aoi_frame), _epoch("pre", config, entry, aoi_frame)
+    area = read_outlines(config.aoi, what="area of interest") if config.aoi else None
+    post, pre = _epoch("post", config, entry, area), _epoch("pre", config, entry, area)
     if post is None:
         raise InputError("post-event imagery: got none; pass --post FILE, or a `stac` section in the configuration")
     post_files, pre_files = _describe(post, entry), _describe(pre, entry) if pre else []
-    grid, aoi = _grid(config, post_files, aoi_frame)
+    grid, aoi = _grid(config, post_files, area)
     footprint = _footprint(post_files, grid.epsg)
     dem = describe_dem(config.dem, allow_geographic=config.dem_reproject) if config.dem else None
     _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
@@ -81,7 +82,8 @@ def check_inputs(config: RunConfig) -> Inputs:
         warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry)]
     warnings += _warn_partial(config, pre_files, grid=grid)
     check_places(config)
-    return Inputs(grid, post, pre, dem, aoi, config.event, _not_used(config, pre), tuple(warnings))
+    read = (area.sentence,) if area else ()
+    return Inputs(grid, post, pre, dem, aoi, config.event, read, _not_used(config, pre), tuple(warnings))
 
 
 def check_scene(path: Path, *, sensor_name: str, block_px: int = DEFAULT_BLOCK_PX) -> tuple[Epoch, Grid]:
@@ -122,7 +124,7 @@ def check_places(config: RunConfig) -> None:
 # --- epochs ----------------------------------------------------------------------------------------------------------
 
 
-def _epoch(role: Role, config: RunConfig, entry: Sensor, aoi: geopandas.GeoDataFrame | None) -> Epoch | None:
+def _epoch(role: Role, config: RunConfig, entry: Sensor, aoi: Outlines | None) -> Epoch | None:
     files, masks, time = (
         (config.post, config.mask, config.post_time_utc)
         if role == "post"
@@ -149,7 +151,7 @@ def _items_of(path: str, entry: Sensor, time_utc: datetime | None) -> tuple[pyst
     return (local_item(path, entry, time_utc=time_utc),)
 
 
-def _search(role: Role, config: RunConfig, entry: Sensor, aoi: geopandas.GeoDataFrame | None) -> list[pystac.Item]:
+def _search(role: Role, config: RunConfig, entry: Sensor, aoi: Outlines | None) -> list[pystac.Item]:
     event, stac = config.event, config.stac
     if stac is None or event is None or event.time_utc is None:
         raise InputError("STAC search: got no event time; expected when to look; pass --event ID or an event file")
@@ -159,7 +161,7 @@ def _search(role: Role, config: RunConfig, entry: Sensor, aoi: geopandas.GeoData
     start, end = (
         (event.time_utc - before, event.time_utc) if role == "pre" else (event.time_utc, event.time_utc + after)
     )
-    bbox = bbox_of(shapely.get_coordinates(aoi.to_crs(4326).geometry).T)
+    bbox = bbox_of(shapely.get_coordinates(aoi.in_crs(4326).geometry).T)
     found = search_stac(stac, sensor=entry, bbox=bbox, start=start, end=end)
     if not found:
         raise InputError(
@@ -225,28 +227,13 @@ def _check_values(info: RasterInfo, entry: Sensor, *, indexes: list[int]) -> Non
 # --- place -----------------------------------------------------------------------------------------------------------
 
 
-def _read_aoi(path: str) -> geopandas.GeoDataFrame:
-    try:
-        frame = geopandas.read_file(path)
-    except (DataSourceError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as an area of interest ({error}); expected a vector file") from None
-    if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:
-        raise InputError(f"{path}: the area of interest has no geometry or no CRS; expected polygons with a CRS")
-    polygons = frame[frame.geometry.notna() & frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
-    if polygons.empty or polygons.geometry.is_empty.all():
-        raise InputError(f"{path}: the area of interest is empty; expected at least one polygon")
-    return polygons
-
-
-def _grid(
-    config: RunConfig, files: Sequence[RasterInfo], aoi_frame: geopandas.GeoDataFrame | None
-) -> tuple[Grid, BaseGeometry | None]:
+def _grid(config: RunConfig, files: Sequence[RasterInfo], area: Outlines | None) -> tuple[Grid, BaseGeometry | None]:
     """The grid over the union of the post footprints, cut by the area of interest, which is returned in its CRS."""
     epsg = _epsg(files[0])
     footprint = _footprint(files, epsg)
     bounds, aoi = footprint.bounds, None
-    if aoi_frame is not None:
-        aoi = aoi_frame.to_crs(epsg).geometry.make_valid().union_all()
+    if area is not None:
+        aoi = area.in_crs(epsg).geometry.union_all()
         common = aoi.intersection(footprint)
         if common.area == 0:
             raise InputError(

@@ -19,10 +19,13 @@ from pydantic import AwareDatetime, Field, ValidationError
 from pyogrio.errors import DataLayerError, DataSourceError
 from shapely.geometry.base import BaseGeometry
 
+from catalog.areas import split_at_antimeridian
 from catalog.config import Event, Strict, is_event_id
 from catalog.events import load_event, parse_event
 from catalog.files import write_whole
 from catalog.folders import read_run, version_folders
+from catalog.layers import split_source
+from catalog.outlines import read_outlines
 from catalog.policy import ImageryPolicy
 from catalog.schema import InputError, StoreError
 from catalog.validation import reasons
@@ -247,22 +250,18 @@ def open_event(state: str, event_id: str) -> tuple[Event, tuple[Part, ...]]:
     )
 
 
-def read_area(path: Path) -> BaseGeometry:
-    """The union of a vector file's polygons, longitude and latitude.
+def read_area(source: str | Path) -> BaseGeometry:
+    """The union of the polygons of FILE[:LAYER[,LAYER]], longitude and latitude, split at the antimeridian.
 
     Raises: InputError when it is too large, cannot be read, or holds no polygon.
     """
-    try:
-        if path.stat().st_size > MAX_AREA_BYTES:
-            raise InputError(f"{path}: has more than {MAX_AREA_BYTES} bytes; expected an area of interest")
-        frame = geopandas.read_file(path).to_crs(4326)
-    except (DataSourceError, OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read as an area of interest ({error})") from None
-    polygons = frame[frame.geometry.notna() & frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
-    outline: BaseGeometry = polygons.geometry.make_valid().union_all()
-    if outline.is_empty:
-        raise InputError(f"{path}: the area of interest is empty; expected at least one polygon")
-    return outline
+    path = Path(split_source(str(source))[0])
+    if path.is_file() and path.stat().st_size > MAX_AREA_BYTES:
+        raise InputError(f"{path}: has more than {MAX_AREA_BYTES} bytes; expected an area of interest")
+    frame = read_outlines(str(source), what="area of interest").in_crs(4326)
+    outline: BaseGeometry = frame.geometry.union_all()
+    west, _, east, _ = outline.bounds
+    return outline if west >= -180 and east <= 180 else split_at_antimeridian(outline)
 
 
 def read_named(event_id: str, *, event: str | None, aoi: str | None) -> tuple[Event, BaseGeometry]:
@@ -275,7 +274,7 @@ def read_named(event_id: str, *, event: str | None, aoi: str | None) -> tuple[Ev
     loaded = load_event(event)
     if loaded.id != event_id:
         raise InputError(f"event {event_id}: the file {event} is of {loaded.id}; give its id")
-    return loaded, read_area(Path(aoi))
+    return loaded, read_area(aoi)
 
 
 def save_event(state: str, event: Event, area: BaseGeometry) -> None:

@@ -12,24 +12,24 @@ from typing import Any, Final
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import pyogrio
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
-from rasterio.enums import Resampling
+from odc.geo.geobox import GeoBox
 from rasterio.features import rasterize, shapes
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RioWindow
 from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
 from catalog.grid import is_metric
+from catalog.layers import layers_of
+from catalog.outlines import read_layer
 from catalog.rasters import describe_raster
+from catalog.references import Reference, strips
 from catalog.schema import CLEAR, LANDSLIDE, NOT_OBSERVED, InputError
 
-STRIP_ROWS: Final = 1024
 GROUND_PX: Final = 256
 """Side of the pieces of valid ground: what is clipped to them then meets few vertices."""
 LONGEST_SIDE_PX: Final = 4096
@@ -95,30 +95,23 @@ def read_inventory(path: Path) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame]:
 
     Raises: InputError when the file is no inventory.
     """
-    known = _layers(path, what="inventory")
+    known = [layer.name for layer in layers_of(str(path), what="inventory")]
     if missing := [name for name in ("landslides", "observed_area") if name not in known]:
         raise InputError(
             f"inventory {path}: no layer {', '.join(missing)}, got {', '.join(known)}; expected an inventory.gpkg as "
             "`detect` writes it: without observed_area nobody knows what was looked at"
         )
-    landslides, observed = (gpd.read_file(path, layer=name)[["geometry"]] for name in ("landslides", "observed_area"))
-    if landslides.crs is None or observed.crs is None:
-        raise InputError(f"inventory {path}: has no CRS; assign one, e.g. with ogr2ogr -a_srs")
-    landslides, observed = _only_polygons(landslides), _only_polygons(observed)
+    landslides, _ = read_layer(str(path), "landslides", what="inventory")
+    observed, _ = read_layer(str(path), "observed_area", what="inventory")
     if observed.empty:
         raise InputError(f"inventory {path}: its observed_area is empty; expected the ground that was looked at")
     metric = observed.crs if is_metric(CRS(observed.crs)) else observed.estimate_utm_crs()
     return landslides.to_crs(metric), observed.to_crs(metric)
 
 
-def _only_polygons(layer: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    layer = layer[layer.geometry.notna() & layer.geom_type.isin(["Polygon", "MultiPolygon"])]
-    return layer[~layer.geometry.is_empty].reset_index(drop=True)
-
-
 def _stated_gsd_m(path: Path) -> float | None:
     """Pixel size in the table `metadata` of an inventory; None when it is not there."""
-    if "metadata" not in _layers(path, what="inventory"):
+    if all(layer.name != "metadata" for layer in layers_of(str(path), what="inventory")):
         return None
     table = pyogrio.read_dataframe(path, layer="metadata", read_geometry=False)
     values = dict(zip(table["key"], table["value"], strict=True)) if {"key", "value"} <= set(table.columns) else {}
@@ -151,49 +144,27 @@ def _burn_classes(
     with rasterio.open(
         path, "w", driver="GTiff", count=1, dtype="uint8", nodata=NOT_OBSERVED, **tiling, **profile
     ) as out:
-        for window in _strips(out):
+        for window in strips(out):
             seen, slide = _burn(observed, out, window), _burn(landslides, out, window)
             strip = np.where(seen, np.where(slide, LANDSLIDE, CLEAR), NOT_OBSERVED)
             out.write(strip.astype(np.uint8), 1, window=window)
 
 
-def read_polygons(source: str, *, epsg: int, what: str = "truth") -> gpd.GeoDataFrame:
-    """Polygons of FILE[:LAYER[,LAYER]] in a CRS, layers one after the other; `what` names them in messages.
-
-    Raises: InputError when file or layer is missing, it has no CRS, or holds no polygon.
-    """
-    name, _, wanted = source.partition(":") if not Path(source).exists() else (source, "", "")
-    path = Path(name)
-    known = _layers(path, what=what)
-    layers = wanted.split(",") if wanted else known[:1]
-    if strangers := [layer for layer in layers if layer not in known]:
-        raise InputError(f"{what} {name}: no layer {strangers}; expected of {known}")
-    frames = [gpd.read_file(path, layer=layer)[["geometry"]] for layer in layers]
-    if any(frame.crs is None for frame in frames):
-        raise InputError(f"{what} {name}: has no CRS; assign one, e.g. with ogr2ogr -a_srs")
-    merged = gpd.GeoDataFrame(pd.concat([frame.to_crs(epsg) for frame in frames], ignore_index=True), crs=epsg)
-    merged = _only_polygons(merged)
-    if merged.empty:
-        raise InputError(f"{what} {name}: layers {layers} hold no polygon")
-    return merged
-
-
-def _layers(path: Path, *, what: str) -> list[str]:
-    if not path.is_file():
-        raise InputError(f"{what} {path}: no such file; expected a vector file, with layers as FILE[:LAYER[,LAYER]]")
-    try:
-        return [str(layer) for layer in pyogrio.list_layers(path)[:, 0]]
-    except pyogrio.errors.DataSourceError as error:
-        raise InputError(f"{what} {path}: is no vector file ({error}); expected e.g. a GeoPackage") from error
-
-
-def check_reference_raster(path: Path, *, what: str) -> Path:
-    """The path of a reference raster that can be read and placed. Raises: InputError, naming `what`, otherwise."""
-    try:
-        describe_raster(path, allow_geographic=True)
-    except InputError as error:
-        raise InputError(f"{what} {error}") from error
-    return path
+def check_overlap(outlines: gpd.GeoDataFrame | Reference, classes: Path, *, what: str, name: str) -> None:
+    """Raise InputError when something lies wholly outside of a class raster."""
+    epsg = epsg_of(classes)
+    with rasterio.open(classes) as product:
+        ground = box(*product.bounds)
+    if isinstance(outlines, Reference):
+        meets = box(*outlines.info.bounds_in(epsg)).intersection(ground).area > 0
+    else:
+        meets = outlines.sindex.query(ground, predicate="intersects").size > 0
+    if not meets:
+        bounds = ", ".join(f"{value:.0f}" for value in ground.bounds)
+        raise InputError(
+            f"{what} {name}: lies outside of the product ({bounds} in EPSG:{epsg}); check that they are of the same "
+            "place, and the CRS of both"
+        )
 
 
 @dataclass(frozen=True)
@@ -206,21 +177,39 @@ class Strip:
 
 
 def read_strips(
-    classes: Path, *, truth: gpd.GeoDataFrame | Path, aoi: gpd.GeoDataFrame | None, valid: Path | None
+    classes: Path, *, truth: gpd.GeoDataFrame | Reference, aoi: gpd.GeoDataFrame | None, valid: Reference | None
 ) -> Iterator[Strip]:
-    """A class raster and its reference, strip by strip on the raster's grid; nearest pixel for reference rasters."""
+    """A class raster and its reference, strip by strip on the raster's grid.
+
+    Valid is what lies inside the area of interest, where `valid` is above 0 and a raster of truth says something.
+    """
     with rasterio.open(classes) as product:
-        for window in _strips(product):
-            inside = _burn(aoi, product, window) if aoi is not None else True
-            seen = _warp(valid, product, window) > 0 if valid is not None else True
-            wanted = _warp(truth, product, window) > 0 if isinstance(truth, Path) else _burn(truth, product, window)
+        for window in strips(product):
             predicted = product.read(1, window=window)
-            yield Strip(predicted, wanted, np.broadcast_to(np.asarray(inside) & seen, predicted.shape))
+            seen = _looked_at(product, window, aoi=aoi, valid=valid)
+            if isinstance(truth, Reference):
+                mapped = truth.read(_place(product, window))
+                yield Strip(predicted, mapped > 0, seen & ~np.isnan(mapped))
+            else:
+                yield Strip(predicted, _burn(truth, product, window), seen)
 
 
-def _strips(raster: Any) -> Iterator[RioWindow]:  # noqa: ANN401 - rasterio
-    for row in range(0, raster.height, STRIP_ROWS):
-        yield RioWindow(0, row, raster.width, min(STRIP_ROWS, raster.height - row))
+def _looked_at(
+    product: Any,  # noqa: ANN401 - rasterio
+    window: RioWindow,
+    *,
+    aoi: gpd.GeoDataFrame | None,
+    valid: Reference | None,
+) -> NDArray[np.bool_]:
+    """(y, x) of a window of the product: within the area, and where the raster says so."""
+    seen = np.ones((int(window.height), int(window.width)), dtype=bool)
+    seen &= _burn(aoi, product, window) if aoi is not None else True
+    seen &= valid.read(_place(product, window)) > 0 if valid is not None else True
+    return seen
+
+
+def _place(product: Any, window: RioWindow) -> GeoBox:  # noqa: ANN401 - rasterio
+    return GeoBox((int(window.height), int(window.width)), product.window_transform(window), product.crs.to_wkt())
 
 
 def _burn(layer: gpd.GeoDataFrame, product: Any, window: RioWindow) -> NDArray[np.bool_]:  # noqa: ANN401 - rasterio
@@ -231,12 +220,6 @@ def _burn(layer: gpd.GeoDataFrame, product: Any, window: RioWindow) -> NDArray[n
     return np.asarray(rasterize(near, out_shape=size, transform=product.window_transform(window)) > 0)
 
 
-def _warp(path: Path, product: Any, window: RioWindow) -> NDArray[Any]:  # noqa: ANN401 - rasterio
-    place = {"crs": product.crs, "transform": product.transform, "width": product.width, "height": product.height}
-    with rasterio.open(path) as source, WarpedVRT(source, resampling=Resampling.nearest, **place) as warped:
-        return np.asarray(warped.read(1, window=window))
-
-
 def polygons_of(classes: Path, *, value: int) -> gpd.GeoDataFrame:
     """The outlines of a value of a class raster."""
     with rasterio.open(classes) as product:
@@ -245,14 +228,13 @@ def polygons_of(classes: Path, *, value: int) -> gpd.GeoDataFrame:
         return gpd.GeoDataFrame(geometry=pieces, crs=product.crs)
 
 
-def valid_ground(classes: Path, *, aoi: gpd.GeoDataFrame | None, valid: Path | None) -> gpd.GeoDataFrame:
+def valid_ground(classes: Path, *, aoi: gpd.GeoDataFrame | None, valid: Reference | None) -> gpd.GeoDataFrame:
     """Where both the product observed and the reference was mapped, as polygons of at most `GROUND_PX` a side."""
     pieces: list[BaseGeometry] = []
     with rasterio.open(classes) as product:
-        for window in _strips(product):
+        for window in strips(product):
             seen = product.read(1, window=window) != NOT_OBSERVED
-            seen &= _burn(aoi, product, window) if aoi is not None else True
-            seen &= _warp(valid, product, window) > 0 if valid is not None else True
+            seen &= _looked_at(product, window, aoi=aoi, valid=valid)
             pieces += _pieces(seen, product.window_transform(window))
         return gpd.GeoDataFrame(geometry=pieces, crs=product.crs)
 

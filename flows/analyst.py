@@ -33,7 +33,7 @@ def detect(
     ] = None,
     dem: Annotated[str | None, typer.Option(help="Elevation raster, metres.")] = None,
     dem_reproject: Annotated[bool | None, typer.Option("--dem-reproject", help="Accept a geographic DEM.")] = None,
-    aoi: Annotated[str | None, typer.Option(help="Vector file: the area of interest.")] = None,
+    aoi: Annotated[str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: the area of interest.")] = None,
     event: Annotated[str | None, typer.Option(help="event.json, a ComCat GeoJSON, or a USGS event id.")] = None,
     name: Annotated[str | None, typer.Option(help="Event id: names store and product folder.")] = None,
     sensor: Annotated[str | None, typer.Option(help="rgb8, rgbnir8, planetscope-4b, sentinel2-l2a ...")] = None,
@@ -43,7 +43,7 @@ def detect(
     labels: Annotated[
         str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: landslides mapped here, to fine-tune the network on.")
     ] = None,
-    labelled_area: Annotated[str | None, typer.Option(help="Vector file: the ground that was mapped.")] = None,
+    labelled_area: Annotated[str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: the ground that was mapped.")] = None,
     adapt: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +133,7 @@ def adapt(
     labels: Annotated[
         str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: landslides mapped here, to fine-tune on instead.")
     ] = None,
-    labelled_area: Annotated[str | None, typer.Option(help="Vector file: the ground that was mapped.")] = None,
+    labelled_area: Annotated[str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: the ground that was mapped.")] = None,
     name: Annotated[str | None, typer.Option(help="Event id.")] = None,
     sensor: Annotated[str | None, typer.Option(help="Of a raster: rgb8, sentinel2-l2a ...")] = None,
     model: Annotated[str | None, typer.Option(help="Network to start from.")] = None,
@@ -175,9 +175,11 @@ def _scene_values(scene: Path) -> dict[str, Any]:
 
 def evaluate(
     product: Annotated[Path, typer.Argument(help="Product folder, class.tif or inventory.gpkg.")],
-    truth: Annotated[str, typer.Option(help="FILE[:LAYER[,LAYER]]: polygons, or a raster with > 0 = landslide.")],
-    aoi: Annotated[Path | None, typer.Option(help="Vector file: score inside it only.")] = None,
-    valid: Annotated[Path | None, typer.Option(help="Raster: score where it is non-zero only.")] = None,
+    truth: Annotated[
+        str, typer.Option(help="FILE[:LAYER[,LAYER]]: polygons; or a raster: 0, above 0 = landslide, nodata = unknown.")
+    ],
+    aoi: Annotated[str | None, typer.Option(help="FILE[:LAYER[,LAYER]]: score inside these polygons only.")] = None,
+    valid: Annotated[str | None, typer.Option(help="Raster: score where it is above 0 only.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Score a product against mapped landslides: pixels, objects by size, area."""

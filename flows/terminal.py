@@ -139,6 +139,8 @@ def flow_run() -> Iterator[Follow]:
 
 def print_scores(result: dict[str, Any]) -> None:
     """Pixel scores, object detection by size class and area error as tables on stdout."""
+    for sentence in result["read"]:
+        out_console.print(sentence, markup=False)
     pixels = Table(title="Landslide class, observed pixels", title_justify="left")
     for key in SCORES:
         pixels.add_column(key, justify="right")

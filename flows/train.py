@@ -66,7 +66,7 @@ def adapt(config: RunConfig | dict[str, Any]) -> str:
 
 
 @flow(name="evaluate", flow_run_name="{product}", validate_parameters=False)
-def evaluate(product: Path, truth: str, aoi: Path | None = None, valid: Path | None = None) -> dict[str, Any]:
+def evaluate(product: Path, truth: str, aoi: str | None = None, valid: str | None = None) -> dict[str, Any]:
     """Scores of a product against mapped landslides, as a table in the Prefect UI too.
 
     Raises: InputError when product or reference cannot be read.

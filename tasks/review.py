@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from geopandas import GeoDataFrame
+
+from catalog.outlines import read_outlines
+from catalog.paths import expand_home
+from catalog.references import Reference, read_reference
 from catalog.schema import InputError
 from catalog.simulated import Report, keep_quiet, write_simulated_event
-from catalog.truth import (
-    check_reference_raster,
-    is_raster,
-    open_mapped,
-    read_polygons,
-    read_strips,
-    valid_ground,
-)
+from catalog.truth import Mapped, check_overlap, is_raster, open_mapped, read_strips, valid_ground
 from tasks.appearance import render
 from tasks.evaluation import PixelCounts, area_error, clip, object_scores, pixel_scores, scores
 from tasks.simulation import simulate
@@ -35,27 +33,46 @@ def simulate_event(
     )
 
 
-def evaluate_product(product: Path, *, truth: str, aoi: Path | None, valid: Path | None) -> dict[str, Any]:
-    """Pixel scores, object detection and area error of a product against a reference map.
+def evaluate_product(product: Path, *, truth: str, aoi: str | Path | None, valid: str | Path | None) -> dict[str, Any]:
+    """Pixel scores, object detection and area error of a product against a reference map, and what was read of it.
+
+    truth : polygons, FILE[:LAYER[,LAYER]], or a raster; aoi : likewise polygons; valid : a raster.
 
     Raises: InputError when product or reference cannot be read, or nothing of the product lies on the reference.
     """
-    with open_mapped(product) as mapped:
-        area = read_polygons(str(aoi), epsg=mapped.epsg, what="aoi") if aoi else None
-        seen = check_reference_raster(valid, what="valid") if valid else None
-        reference = (
-            check_reference_raster(Path(truth), what="truth")
-            if is_raster(truth)
-            else read_polygons(truth, epsg=mapped.epsg)
-        )
+    with open_mapped(Path(expand_home(str(product)))) as mapped:
+        read: list[str] = []
+        area = _outlines(str(aoi), mapped, what="aoi", read=read) if aoi else None
+        seen = _reference(str(valid), mapped, what="valid", read=read) if valid else None
+        reference = (_reference if is_raster(truth) else _outlines)(truth, mapped, what="truth", read=read)
         counts = PixelCounts()
         for strip in read_strips(mapped.classes, truth=reference, aoi=area, valid=seen):
             counts += pixel_scores(strip.predicted, strip.truth, strip.valid)
         if counts == PixelCounts():
-            raise InputError(f"{product}: no observed pixel lies on the reference {truth}; check that they overlap")
-        result: dict[str, Any] = {"product": str(product), "truth": truth, "pixels": scores(counts)}
-        if isinstance(reference, Path):
+            raise InputError(
+                f"{product}: none of its observed pixels lies where truth{', aoi' if aoi else ''}"
+                f"{' and valid' if valid else ''} say something; check that they are of the same place"
+            )
+        result: dict[str, Any] = {"product": str(product), "truth": truth, "read": read, "pixels": scores(counts)}
+        if isinstance(reference, Reference):
             return result
         ground = valid_ground(mapped.classes, aoi=area, valid=seen)
         layers = clip(mapped.outlines(), ground), clip(reference, ground)
         return result | {"objects": object_scores(*layers), "area": area_error(*layers)}
+
+
+def _outlines(source: str, mapped: Mapped, *, what: str, read: list[str]) -> GeoDataFrame:
+    """Polygons in the product's CRS, some of which lie on it; what was read is added to `read`."""
+    found = read_outlines(source, what=what)
+    placed = found.in_crs(mapped.epsg)
+    check_overlap(placed, mapped.classes, what=what, name=source)
+    read.append(found.sentence)
+    return placed
+
+
+def _reference(source: str, mapped: Mapped, *, what: str, read: list[str]) -> Reference:
+    """A raster, some of which lies on the product; what was read is added to `read`."""
+    found = read_reference(expand_home(source), what=what)
+    check_overlap(found, mapped.classes, what=what, name=source)
+    read.append(found.sentence)
+    return found

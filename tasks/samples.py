@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from catalog import store
 from catalog.checks import check_scene
 from catalog.grid import Grid, Window
+from catalog.layers import layers_of
+from catalog.outlines import read_outlines
 from catalog.pairs import has_pairs, read_pairs
 from catalog.scenes import Epoch
 from catalog.schema import LANDSLIDE, NOT_OBSERVED, OBSERVED_QUALITY, InputError, StoreError
 from catalog.store import StoreRef
 from catalog.tiles import ID_TABLE, cut, read_landslide4sense, read_landslide4sense_h5
-from catalog.truth import read_polygons
 from models.augment import Tiles
 from tasks import blocks, inference, polygons
 
@@ -138,7 +139,7 @@ def label_scene(imagery: Imagery, labels: Labels, *, cutting: Cutting) -> Tiles:
 
 def _in_pixels(source: str, grid: Grid, *, what: str) -> NDArray[np.object_]:
     """Polygons of FILE[:LAYER[,LAYER]] in absolute pixels of a grid."""
-    outlines = read_polygons(source, epsg=grid.epsg, what=what).geometry.to_numpy()
+    outlines = read_outlines(source, what=what).in_crs(grid.epsg).geometry.to_numpy()
     return np.asarray(shapely.transform(outlines, lambda xy: xy / (grid.gsd_m, -grid.gsd_m)))
 
 
@@ -160,6 +161,8 @@ def _has_landslide(tiles: Tiles) -> bool:
 # --- data sets -------------------------------------------------------------------------------------------------------
 
 POST, TRUTH, AOI = "post.tif", "truth.gpkg", "aoi.gpkg"
+SLIDES: Final = "landslides"
+"""The layer of the truth that counts where there is one of this name."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,9 @@ def _published(folder: Path, cutting: Cutting) -> tuple[Tiles, NDArray[np.bool_]
 
 def _scene(folder: Path, cutting: Cutting) -> tuple[Tiles, None]:
     aoi = str(folder / AOI) if (folder / AOI).is_file() else None
-    labels = Labels(str(folder / TRUTH), aoi)
+    truth = str(folder / TRUTH)
+    known = [layer.name for layer in layers_of(truth, what="labels")]
+    labels = Labels(f"{truth}:{SLIDES}" if SLIDES in known else truth, aoi)
     return read_labelled_raster(folder / POST, labels, event=folder.resolve().name, cutting=cutting), None
 
 

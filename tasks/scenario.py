@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import shapely
 import torch
 from distributed import get_worker
 from pydantic import TypeAdapter, ValidationError
@@ -22,11 +23,10 @@ from torch import nn
 
 from catalog import store, tiles
 from catalog.config import RunConfig
-from catalog.files import sha256_of
 from catalog.grid import Grid, Window
+from catalog.outlines import read_outlines
 from catalog.schema import InputError
 from catalog.store import StoreRef
-from catalog.truth import read_polygons
 from catalog.validation import reasons
 from models.adanet import ADANet
 from models.adaptation import AdaptConfig, Round, adapt
@@ -118,15 +118,28 @@ class Plan:
     job: NetworkJob
 
 
-def check_sources(config: RunConfig, *, epsg: int) -> None:
-    """Raise InputError when labels of the area, or tiles to adapt from, cannot be read."""
-    if config.labels:
-        read_polygons(config.labels, epsg=epsg, what="labels")
-    if config.labelled_area:
-        read_polygons(config.labelled_area, epsg=epsg, what="labelled area")
+def check_sources(config: RunConfig, *, grid: Grid) -> tuple[str, ...]:
+    """What was read of the labels of the area, a sentence each.
+
+    Raises: InputError when they, or tiles to adapt from, cannot be read, or lie outside of the scene.
+    """
+    box = grid.geobox_of(grid.scene).boundingbox
+    scene = shapely.box(box.left, box.bottom, box.right, box.top)
+    read = []
+    for what, source in (("labels", config.labels), ("labelled area", config.labelled_area)):
+        if source:
+            found = read_outlines(source, what=what)
+            if not found.in_crs(grid.epsg).intersects(scene).any():
+                raise InputError(
+                    f"{what} {source}: no {'landslide' if what == 'labels' else 'part of it'} lies on observed ground of "
+                    f"{config.name} ({', '.join(f'{v:.0f}' for v in scene.bounds)} in EPSG:{grid.epsg}); check that they "
+                    "are of the same place, and their CRS"
+                )
+            read.append(found.sentence)
     if config.adapt:
         kind_of(config.adapt)
         adapt_config(config)
+    return tuple(read)
 
 
 def adapt_config(config: RunConfig) -> AdaptConfig:
@@ -181,9 +194,10 @@ def _plan_fine_tuning(
     mode: Mode,
 ) -> Plan:
     labels = Labels(str(config.labels), config.labelled_area)
-    files = [name for name in (labels.landslides.split(":")[0], labels.aoi) if name]
+    sources = [(source, what) for source, what in ((labels.landslides, "labels"), (labels.aoi, "aoi")) if source]
+    digests = [read_outlines(source, what=what).digest for source, what in sources]
     training = TrainConfig(steps=config.network_steps, mode=mode, **FINE_TUNING)
-    told = {"labels": labels.landslides, "files": [sha256_of(name) for name in files], "training": asdict(training)}
+    told = {"labels": labels.landslides, "files": digests, "training": asdict(training)}
     origin = {"kind": "fine-tuned", **common, **told}
     job = FineTuneJob(post, tone, str(start), _place(config, origin), origin, threads, labels, training)
     return Plan(f"fine-tuned on the labels of the area ({config.labels})", fine_tune_network, job)

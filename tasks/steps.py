@@ -93,7 +93,7 @@ def check(config: RunConfig, *, inputs: Inputs | None = None) -> Prepared:
             "to work: treat the result as a lead, not as a map"
         )
         inputs = replace(inputs, warnings=(*inputs.warnings, told))
-    scenario.check_sources(config, epsg=inputs.grid.epsg)
+    inputs = replace(inputs, read=(*inputs.read, *scenario.check_sources(config, grid=inputs.grid)))
     missing = [band for band in card.bands if band not in find_sensor(config.sensor).bands]
     if missing:
         raise InputError(f"model {card.name} needs bands {missing}, which sensor {config.sensor} has not")

@@ -15,6 +15,7 @@ from catalog.config import RunConfig
 from catalog.files import name_of
 from catalog.grid import Grid
 from catalog.identity import input_of
+from catalog.layers import split_source
 from catalog.reuse import earlier_keys
 from catalog.schema import Variable
 from catalog.store import StoreRef, store_key
@@ -260,6 +261,7 @@ def used(run: Run) -> list[str]:
         used.append(f"pre-event imagery: {', '.join(run.pre_used.ids)}")
     if inputs.dem:
         used.append(f"DEM: {name_of(inputs.dem.path)}, {inputs.dem.gsd_m:g} m")
+    used += inputs.read
     if inputs.event:
         used.append(f"event: {inputs.event.id}")
     used.append(f"network: {run.prepared.card.name}, {run.prepared.scenario}")
@@ -318,5 +320,8 @@ def story_of(run: Run) -> dict[str, Any]:
 def _inputs(inputs: Inputs, config: RunConfig) -> list[dict[str, str | None]]:
     """Every file and item that the run read, by role, with its digest."""
     epochs = [entry for epoch in (inputs.pre, inputs.post) if epoch for entry in epoch.inputs()]
-    files = (("DEM", inputs.dem.path if inputs.dem else None), ("area of interest", config.aoi))
+    files = (
+        ("DEM", inputs.dem.path if inputs.dem else None),
+        ("area of interest", split_source(config.aoi)[0] if config.aoi else None),
+    )
     return epochs + [input_of(path, role=role) for role, path in files if path]

@@ -263,7 +263,7 @@ def test_check_inputs_area_empty(given, tmp_path):
 
 
 def test_check_inputs_area_unreadable(given, tmp_path):
-    refused("cannot be read as an area of interest", given, aoi=str(tmp_path / "no.gpkg"))
+    refused("area of interest .*no.gpkg: no such file", given, aoi=str(tmp_path / "no.gpkg"))
 
 
 # --- STAC on loopback ------------------------------------------------------------------------------------------------

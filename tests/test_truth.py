@@ -10,6 +10,8 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.features import rasterize
+from rasterio.shutil import copy
+from rasterio.vrt import WarpedVRT
 from shapely.geometry import box
 
 from catalog.schema import InputError
@@ -143,3 +145,128 @@ def test_evaluate_of_a_missing_file_names_its_part(product, truth, more, message
 def test_evaluate_of_nothing_says_what_it_takes(tmp_path, truth):
     with pytest.raises(InputError, match=r"no class raster; expected a product folder"):
         score(tmp_path, truth)
+
+
+# --- rasters to compare with -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """A product of 80 x 80 px with landslides on either side, and the classes that it holds."""
+    classes = np.zeros((80, 80), np.uint8)
+    classes[10:20, 10:20] = classes[10:30, 50:60] = 1
+    classes[:, 76:] = 255
+    return write_classes(tmp_path / "class.tif", classes), classes
+
+
+def write_reference(path, values, *, rows=0, cols=0, mask=None, **more):
+    """A raster whose top left pixel lies on a pixel of the product's grid."""
+    values = np.atleast_3d(values).transpose(2, 0, 1) if values.ndim == 2 else values
+    profile = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2]}
+    place = {"crs": f"EPSG:{EPSG}", "transform": Affine(GSD, 0, LEFT + cols * GSD, 0, -GSD, TOP - rows * GSD)}
+    with rasterio.open(path, "w", **profile, **place, **{"dtype": values.dtype.name, **more}) as out:
+        out.write(values)
+        if mask is not None:
+            out.write_mask(mask)
+    return path
+
+
+def half_known(path, classes, form):
+    """The product's own classes, the west half of which is said to be unknown in some form; band 1 has 1 there."""
+    known = np.zeros(classes.shape, bool)
+    known[:, 40:] = classes[:, 40:] != 255
+    if form == "not a number":
+        return write_reference(path, np.where(known, classes, np.nan).astype(np.float32))
+    if form == "mask":
+        return write_reference(path, np.where(known, classes, 1).astype(np.uint8), mask=known)
+    if form == "transparency":
+        bands = np.stack([np.where(known, classes, 1), np.where(known, 255, 0)]).astype(np.uint8)
+        return write_reference(path, bands, alpha="non-premultiplied", photometric="minisblack")
+    if form == "outside":
+        return write_reference(path, classes[:, 40:76], cols=40)
+    nodata = float(form)
+    return write_reference(path, np.where(known, classes, nodata).astype(np.int16), nodata=nodata)
+
+
+FORMS = ["255", "-9999", "7", "not a number", "mask", "transparency", "outside"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_evaluate_leaves_out_what_a_truth_raster_does_not_know(mapped, tmp_path, form):
+    path, classes = mapped
+    counts = score(path, half_known(tmp_path / "truth.tif", classes, form))["pixels"]
+    assert (counts["tp"], counts["fp"], counts["fn"], counts["tn"]) == (200, 0, 0, 36 * 80 - 200)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_evaluate_leaves_out_what_a_valid_raster_does_not_know(mapped, tmp_path, form):
+    path, classes = mapped
+    truth = write_reference(tmp_path / "truth.tif", (classes == 1).astype(np.uint8))
+    valid = half_known(tmp_path / "valid.tif", np.where(classes == 255, classes, 1).astype(np.uint8), form)
+    counts = score(path, truth, valid=valid)["pixels"]
+    assert (counts["tp"], counts["tn"]) == (200, 36 * 80 - 200)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (255, np.uint8, "got the value 255; expected 0 and 1 .*a_nodata 255"),
+        (-9999, np.int16, "got the value -9999"),
+        (0.5, np.float32, "got the value 0.5"),
+    ],
+)
+def test_evaluate_of_a_truth_raster_with_a_value_that_may_mean_anything(mapped, tmp_path, value, dtype, message):
+    path, classes = mapped
+    values = np.where(classes == 255, 0, classes).astype(dtype)
+    values[:, :5] = value
+    with pytest.raises(InputError, match=f"^truth .*truth.tif: {message}"):
+        score(path, write_reference(tmp_path / "truth.tif", values))
+
+
+def test_evaluate_of_a_truth_raster_of_several_classes_says_what_counts(mapped, tmp_path):
+    path, classes = mapped
+    values = np.where(classes == 255, 0, classes * 2).astype(np.uint8)
+    values[10:20, 10:20] = 1
+    result = score(path, write_reference(tmp_path / "truth.tif", values))
+    assert result["pixels"]["iou"] == 1.0
+    assert "landslide where it is 1, 2" in result["read"][0]
+
+
+def test_evaluate_of_a_truth_raster_whose_zeros_are_nodata(mapped, tmp_path):
+    path, classes = mapped
+    values = (classes == 1).astype(np.uint8)
+    with pytest.raises(InputError, match="holds no 0 that counts.*unsetnodata"):
+        score(path, write_reference(tmp_path / "truth.tif", values, nodata=0))
+
+
+def test_evaluate_of_a_truth_raster_with_several_bands(mapped, tmp_path):
+    path, classes = mapped
+    with pytest.raises(InputError, match="got 3 bands; expected one"):
+        score(path, write_reference(tmp_path / "truth.tif", np.zeros((3, 80, 80), np.uint8)))
+
+
+@pytest.mark.parametrize(("yes", "nodata"), [(1, 0), (255, None), (1, None)], ids=["zero is nodata", "mask", "plain"])
+def test_evaluate_of_a_valid_raster_as_masks_are_written(mapped, tmp_path, yes, nodata):
+    path, classes = mapped
+    truth = write_reference(tmp_path / "truth.tif", (classes == 1).astype(np.uint8))
+    values = np.zeros((80, 80), np.uint8)
+    values[:, 40:] = yes
+    counts = score(path, truth, valid=write_reference(tmp_path / "valid.tif", values, nodata=nodata))["pixels"]
+    assert (counts["tp"], counts["tn"]) == (200, 36 * 80 - 200)
+
+
+@pytest.mark.parametrize("role", ["truth", "valid"])
+def test_evaluate_of_a_raster_elsewhere(mapped, tmp_path, role):
+    path, classes = mapped
+    here = write_reference(tmp_path / "here.tif", (classes == 1).astype(np.uint8))
+    there = write_reference(tmp_path / "there.tif", (classes == 1).astype(np.uint8), rows=100)
+    with pytest.raises(InputError, match=f"^{role} .*there.tif: lies outside of the product"):
+        score(path, **{"truth": here, "valid": None} | {role: there})
+
+
+def test_evaluate_of_a_truth_raster_in_another_crs_is_warped(mapped, tmp_path):
+    path, classes = mapped
+    write_reference(tmp_path / "here.tif", np.where(classes == 255, 0, classes).astype(np.uint8))
+    with rasterio.open(tmp_path / "here.tif") as here, WarpedVRT(here, crs="EPSG:32653", nodata=255) as warped:
+        copy(warped, tmp_path / "truth.tif", driver="GTiff")
+    assert score(path, tmp_path / "truth.tif")["pixels"]["iou"] > 0.85

@@ -1,0 +1,106 @@
+"""Which layers of a vector file are meant: FILE[:LAYER[,LAYER]], or the only one that holds polygons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyogrio
+
+from catalog.files import is_url
+from catalog.opening import check_name
+from catalog.paths import expand_home
+from catalog.schema import InputError
+
+HOW: Final = "FILE[:LAYER[,LAYER]]"
+NOT_AREAL: Final = re.compile(r"Point|LineString|CircularString|CompoundCurve|MultiCurve")
+"""Kinds of layers that cannot hold a polygon, as OGR names them."""
+MOST_SHOWN: Final = 6
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a file."""
+
+    name: str
+    kind: str | None
+    """Of its geometry, as OGR names it; None for a table without any."""
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """File and layers of FILE[:LAYER[,LAYER]]; names of files and layers may hold colons. No layers: empty text.
+
+    >>> split_source("/vsizip/maps.zip/scars.gpkg:2018,2019")
+    ('/vsizip/maps.zip/scars.gpkg', '2018,2019')
+    """
+    if is_url(source):
+        folder, slash, name = source.rpartition("/")
+        name, _, wanted = name.partition(":") if "?" not in name else (name, "", "")
+        return folder + slash + name, wanted
+    source = expand_home(source)
+    cuts = [len(source), *(place for place in range(len(source) - 1, 0, -1) if source[place] == ":")]
+    cut = next((place for place in cuts if Path(source[:place]).exists()), len(source))
+    return source[:cut], source[cut + 1 :]
+
+
+def layers_of(file: str, *, what: str) -> list[Layer]:
+    """The layers of a file, in its order.
+
+    Raises: InputError when it is missing, no vector file, or one that leads to others and is not named so.
+    """
+    if not is_url(file) and not Path(file).exists():
+        raise InputError(f"{what} {file}: no such file; expected a vector file, with layers as {HOW}")
+    check_name(Path(file))
+    try:
+        return [Layer(str(name), kind) for name, kind in pyogrio.list_layers(file)]
+    except (pyogrio.errors.DataSourceError, UnicodeDecodeError) as error:
+        raise InputError(f"{what} {file}: is no vector file ({error}); expected e.g. a GeoPackage") from None
+
+
+def named_layers(file: str, wanted: str, known: Sequence[Layer], *, what: str) -> list[int]:
+    """Places of the layers that are named. Raises: InputError when one is not there, or has no geometry."""
+    names = _split_names(wanted, [layer.name for layer in known])
+    if not names:
+        listed = ", ".join(layer.name for layer in known)
+        raise InputError(f"{what} {file}: no layer {wanted}; expected of {listed}, as {HOW}")
+    places = [index for name in names for index, layer in enumerate(known) if layer.name == name]
+    if tables := [known[index].name for index in places if known[index].kind is None]:
+        raise InputError(f"{what} {file}: {', '.join(tables)} is a table without geometry; expected layers of polygons")
+    return places
+
+
+def _split_names(text: str, known: Sequence[str]) -> list[str]:
+    """The known names that a text lists; names may hold commas themselves. Empty where one is not known.
+
+    >>> _split_names("a,b,c", ["a", "b,c"]), _split_names("a,d", ["a"])
+    (['a', 'b,c'], [])
+    """
+    if text in known:
+        return [text]
+    for name in sorted(set(known), key=len, reverse=True):
+        if text.startswith(f"{name},") and (rest := _split_names(text[len(name) + 1 :], known)):
+            return [name, *rest]
+    return []
+
+
+def areal_layers(file: str, known: Sequence[Layer], *, what: str) -> list[int]:
+    """Places of the layers that may hold polygons. Raises: InputError when there is none."""
+    places = [i for i, layer in enumerate(known) if layer.kind is not None and not NOT_AREAL.search(layer.kind)]
+    if not places:
+        got = ", ".join(f"{layer.name} ({layer.kind or 'a table'})" for layer in known) or "no layer"
+        raise InputError(f"{what} {file}: no layer holds polygons, got {got}; expected outlines as polygons")
+    return places
+
+
+def question_of(file: str, counts: Mapping[str, int], *, what: str) -> str:
+    """Which of several layers with polygons is meant; counts : polygons by layer."""
+    got = ", ".join(f"{name} ({count:,})" for name, count in list(counts.items())[:MOST_SHOWN])
+    more = ", ..." if len(counts) > MOST_SHOWN else ""
+    first, second, *_ = counts
+    return (
+        f"{what} {file}: got {len(counts)} layers with polygons: {got}{more}; expected to be told which; pass "
+        f"'{file}:{first}', or several as '{file}:{first},{second}'"
+    )
