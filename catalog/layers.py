@@ -51,9 +51,10 @@ def layers_of(file: str, *, what: str) -> list[Layer]:
 
     Raises: InputError when it is missing, no vector file, or one that leads to others and is not named so.
     """
-    if not is_url(file) and not Path(file).exists():
-        raise InputError(f"{what} {file}: no such file; expected a vector file, with layers as {HOW}")
-    check_name(Path(file))
+    if not is_url(file):
+        if not Path(file).exists():
+            raise InputError(f"{what} {file}: no such file; expected a vector file, with layers as {HOW}")
+        check_name(Path(file))
     try:
         return [Layer(str(name), kind) for name, kind in pyogrio.list_layers(file)]
     except (pyogrio.errors.DataSourceError, UnicodeDecodeError) as error:

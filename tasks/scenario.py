@@ -130,10 +130,10 @@ def check_sources(config: RunConfig, *, grid: Grid) -> tuple[str, ...]:
         if source:
             found = read_outlines(source, what=what)
             if not found.in_crs(grid.epsg).intersects(scene).any():
+                bounds = ", ".join(f"{value:.0f}" for value in scene.bounds)
                 raise InputError(
-                    f"{what} {source}: no {'landslide' if what == 'labels' else 'part of it'} lies on observed ground of "
-                    f"{config.name} ({', '.join(f'{v:.0f}' for v in scene.bounds)} in EPSG:{grid.epsg}); check that they "
-                    "are of the same place, and their CRS"
+                    f"{what} {source}: no {'landslide' if what == 'labels' else 'part'} lies on observed ground of "
+                    f"{config.name} ({bounds} in EPSG:{grid.epsg}); check that both are of one place, and their CRS"
                 )
             read.append(found.sentence)
     if config.adapt:

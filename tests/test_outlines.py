@@ -296,7 +296,7 @@ def test_check_sources_of_labels_elsewhere(tmp_path, key):
     given = {"labels": str(tmp_path / "here.gpkg")}
     read = check_sources(RunConfig(name="e", post=("a.tif",), **given), grid=grid)
     assert read == ("labels: here.gpkg, layer scar, 1 polygon",)
-    with pytest.raises(InputError, match="lies on observed ground of e .*same place"):
+    with pytest.raises(InputError, match="lies on observed ground of e .*of one place"):
         check_sources(RunConfig(name="e", post=("a.tif",), **given | {key: str(tmp_path / "there.gpkg")}), grid=grid)
 
 
