@@ -25,12 +25,21 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def prefect_api():
-    """Address of a Prefect server for the flow runs in this process."""
+    """Address of a Prefect server for the flow runs of this process."""
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=180):
         yield PREFECT_API_URL.value()
+
+
+@pytest.fixture(scope="session")
+def warm(prefect_api):
+    """A Prefect server and a Dask cluster for the detections of this process (`detection.landslidenet`)."""
+    from detection import warm_cluster
+
+    with warm_cluster():
+        yield
 
 
 @pytest.fixture(scope="session")

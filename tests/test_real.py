@@ -1,15 +1,12 @@
 """The main job on real events: Hokkaido 2018 (3 m, RGB) and the Jure landslide of 2014 (Landsat, before and after)."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+from detection import landslidenet
 from rasterio.windows import Window
 from shapely.geometry import Point
 
@@ -19,21 +16,15 @@ from tasks.preprocess import bright_white_quality
 from tasks.review import evaluate_product
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-RUN = [sys.executable, "-c", "from flows.cli import main; main()"]
 JURE_LON_LAT = (85.87, 27.77)
 
 
 def detect(home, *arguments):
-    places = ["--root", home / "store", "--out", home / "out"]
-    environment = {**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [*RUN, "detect", *map(str, [*arguments, *places])]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Path(done.stdout.strip().splitlines()[-1])
+    return landslidenet("detect", *arguments, "--root", home / "store", "--out", home / "out").last_line
 
 
 @pytest.fixture(scope="module")
-def hokkaido(tmp_path_factory):
+def hokkaido(tmp_path_factory, warm):
     """The quarter of the scene in its north-west, and its product."""
     home = tmp_path_factory.mktemp("hokkaido")
     with rasterio.open(data_dir() / "hokkaido2018/scene_west/post_rgb.tif") as scene:
@@ -59,7 +50,7 @@ def test_hokkaido_product_is_scored_against_the_inventory(hokkaido):
 
 
 @pytest.fixture(scope="module")
-def jure(tmp_path_factory):
+def jure(tmp_path_factory, warm):
     folder = data_dir() / "jure2014"
     pre, post = (next(folder.glob(f"*{epoch}*.tif")) for epoch in ("pre", "post"))
     home = tmp_path_factory.mktemp("jure")

@@ -2,17 +2,16 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from test_flow import _detect, _folder
+from detection import landslidenet
 
 from tasks.review import simulate_event
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 BLOCK, SIDE = 256, 768
 
 
@@ -29,7 +28,7 @@ def _made(root, step, *, key):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, warm):
     """Version 1 with a corner under cloud, version 2 with a second scene of that corner alone."""
     home = tmp_path_factory.mktemp("reprocess")
     scene = simulate_event(home / "scene", size_px=SIDE, gsd_m=10.0, seed=7, sensor="rgb8")
@@ -46,10 +45,10 @@ def runs(tmp_path_factory):
         profile = {**tif.profile, "height": 240, "width": 240, "nodata": 0}
     with rasterio.open(clear, "w", **profile) as tif:
         tif.write(corner)
-    common = ["--pre", scene["pre"], "--dem", scene["dem"], "--event", scene["event"], "--block", BLOCK, "--workers", 2,
+    common = ["--pre", scene["pre"], "--dem", scene["dem"], "--event", scene["event"], "--block", BLOCK,
               "--root", home / "store", "--out", home / "out"]  # fmt: skip
-    first = _folder(_detect("--post", cloudy, *common))
-    second = _folder(_detect("--post", cloudy, clear, *common))
+    first = landslidenet("detect", "--post", cloudy, *common).last_line
+    second = landslidenet("detect", "--post", cloudy, clear, *common).last_line
     return home, first, second
 
 
@@ -99,7 +98,7 @@ def test_same_scenes_again_compute_no_block(runs):
     values = {key: value for key, value in config.items() if value not in (None, [], {})}
     path = home / "again.yaml"
     path.write_text(json.dumps(values))
-    third = _folder(_detect(Path(path)))
+    third = landslidenet("detect", path).last_line
     stages = _stages(third)
     assert stages["inference"]["blocks_done_before"] == stages["inference"]["blocks"]
     assert (third / "class.tif").read_bytes() == (second / "class.tif").read_bytes()

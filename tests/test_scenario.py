@@ -1,9 +1,6 @@
 """The scene's own network through the real flow: adapted from other events, or fine-tuned on labels of the area."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from detection import landslidenet
 from red_slides import write_tiles
 from test_cli import refused, run  # noqa: F401 - a fixture
 
@@ -23,7 +21,6 @@ from models.predictor import Predictor
 from tasks import scenario
 from tasks.review import simulate_event
 
-RUN = [sys.executable, "-c", "from flows.cli import main; main()"]
 PX = 64
 
 
@@ -41,10 +38,7 @@ def tiles(tmp_path_factory):
 
 
 def _landslidenet(*arguments):
-    environment = {**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    done = subprocess.run([*RUN, *map(str, arguments)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Path(done.stdout.strip().splitlines()[-1])
+    return landslidenet(*arguments).last_line
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +48,12 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(scene, home):
-    return ["--post", scene["post"], "--name", "sim", "--block", 512, "--workers", 1, "--root", home / "store",
+    return ["--post", scene["post"], "--name", "sim", "--block", 512, "--root", home / "store",
             "--out", home / "out", "--network-steps", 2]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def adapted(inputs, tiles):
+def adapted(inputs, tiles, warm):
     return _landslidenet("detect", *inputs, "--adapt", tiles, "--leave-out", "B")
 
 
@@ -111,6 +105,7 @@ def test_adapted_network_is_taken_again_for_the_same_inputs(adapted, inputs, til
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_labels_of_the_area_fine_tune_the_network(inputs, tiles, scene, home):
     product = _landslidenet("detect", *inputs, "--labels", f"{scene['truth']}:landslides", "--adapt", tiles)
     told, sentence = _story(product)
@@ -125,8 +120,9 @@ def test_labels_of_the_area_fine_tune_the_network(inputs, tiles, scene, home):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_network_as_it_is_says_why(scene, tmp_path):
-    product = _landslidenet("detect", "--post", scene["post"], "--name", "sim", "--block", 1024, "--workers", 1,
+    product = _landslidenet("detect", "--post", scene["post"], "--name", "sim", "--block", 1024,
                             "--root", tmp_path / "store", "--out", tmp_path / "out")  # fmt: skip
     assert _story(product)[1] == (
         "network: mffenet-lite0, as it is: neither labels of the area (--labels) nor --adapt were given"
@@ -147,14 +143,13 @@ def test_sources_that_cannot_be_read_are_refused_before_any_work(run, tmp_path, 
     assert "adapt: nothing to learn from; pass --tiles" in refused(run, "adapt", scene["post"])
 
 
+@pytest.mark.usefixtures("warm")
 def test_labels_elsewhere_are_refused(tmp_path, scene):
     elsewhere = gpd.read_file(scene["truth"], layer="landslides").translate(1e5, 0)
     elsewhere.to_file(tmp_path / "elsewhere.gpkg")
-    done = subprocess.run(
-        [*RUN, *map(str, ("detect", "--post", scene["post"], "--name", "x", "--root", tmp_path / "s", "--out",
-                          tmp_path / "o", "--workers", 1, "--labels", tmp_path / "elsewhere.gpkg"))],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    places = ("--root", tmp_path / "s", "--out", tmp_path / "o")
+    labels = ("--labels", tmp_path / "elsewhere.gpkg")
+    done = landslidenet("detect", "--post", scene["post"], "--name", "x", *places, *labels, check=False)
     assert done.returncode == 2
     assert "no landslide lies on observed ground of x" in done.stderr
 
