@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from catalog.paths import FilePath, expand_home, home_of
 from catalog.schema import InputError
 from catalog.validation import reasons
 
@@ -82,7 +83,12 @@ class ClusterConfig(Strict):
     threads: int | None = Field(default=None, ge=1)
     """Threads of the network in each worker; None = cores / workers."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the cluster class."""
+    """Keyword arguments of the cluster class; a text that begins with `~/` is a path."""
+
+    @field_validator("options")
+    @classmethod
+    def _at_home(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {key: home_of(text) if isinstance(text, str) else text for key, text in value.items()}
 
 
 class StacConfig(Strict):
@@ -100,32 +106,32 @@ class RunConfig(Strict):
 
     name: EventId
     """Event id: names the store and the product folder."""
-    post: tuple[str, ...] = ()
+    post: tuple[FilePath, ...] = ()
     """Post-event rasters, or JSON files of STAC items; several are composited, the first that saw the ground wins."""
-    pre: tuple[str, ...] = ()
+    pre: tuple[FilePath, ...] = ()
     stac: StacConfig | None = None
     sensor: str = "rgb8"
     """A name of `catalog.sensors.SENSORS`."""
-    mask: tuple[str, ...] = ()
+    mask: tuple[FilePath, ...] = ()
     """Post-event mask rasters, non-zero = not observed (clouds an analyst drew)."""
-    pre_mask: tuple[str, ...] = ()
+    pre_mask: tuple[FilePath, ...] = ()
     post_time_utc: datetime | None = None
     pre_time_utc: datetime | None = None
-    dem: str | None = None
+    dem: FilePath | None = None
     dem_reproject: bool = False
     """Accept a DEM in a geographic CRS and reproject it."""
-    aoi: str | None = None
+    aoi: FilePath | None = None
     event: Event | None = None
     hosts: tuple[str, ...] = ()
     """Hosts that the items of others may lead to: `name`, `name:port`, `*.name` for its public subdomains; none = those
     that given files of items name, the STAC API's own, and every public one."""
-    model: str = DEFAULT_MODEL
+    model: FilePath = DEFAULT_MODEL
     """A registered model's name, or a folder or file with weights and card."""
-    labels: str | None = None
+    labels: FilePath | None = None
     """Landslides that were mapped in the area, FILE[:LAYER[,LAYER]]: the network is fine-tuned on them."""
-    labelled_area: str | None = None
+    labelled_area: FilePath | None = None
     """Vector file of the ground that was looked at when they were mapped; None = all of the scene."""
-    adapt: str | None = None
+    adapt: FilePath | None = None
     """Folder of labelled tiles of other events: without labels here the network is adapted from them (ADANet)."""
     leave_out: tuple[str, ...] = ()
     """Events among those tiles that take no part."""
@@ -142,8 +148,8 @@ class RunConfig(Strict):
     gsd_m: float | None = Field(default=None, gt=0)
     """Pixel size of the product; None = the imagery's own."""
     block_px: int = Field(default=DEFAULT_BLOCK_PX, ge=256, le=16384)
-    root: str = "store"
-    out: str = "out"
+    root: FilePath = "store"
+    out: FilePath = "out"
     cluster: ClusterConfig = ClusterConfig()
 
     @field_validator("post_time_utc", "pre_time_utc", mode="before")
@@ -193,9 +199,9 @@ class RunConfig(Strict):
 class TileRun(Strict):
     """Labelled tiles, how they are split, and where what is made of them goes."""
 
-    tiles: str
+    tiles: FilePath
     """Folder of labelled tiles."""
-    out: str
+    out: FilePath
     """Folder for weights, card and plots: one network each."""
     leave_out: tuple[str, ...] = ()
     """Events (Landslide4Sense: letters of id blocks) that take no part."""
@@ -212,7 +218,7 @@ class TileRun(Strict):
 class AverageRun(TileRun):
     """Everything that averaging is told."""
 
-    weights: tuple[str, ...] = Field(min_length=2)
+    weights: tuple[FilePath, ...] = Field(min_length=2)
     """Files or folders of trainings that went on from the same weights."""
 
 
@@ -221,7 +227,7 @@ class TrainRun(TileRun):
 
     model: str = DEFAULT_MODEL
     """A registered architecture."""
-    start: str | None = None
+    start: FilePath | None = None
     """Weights to go on from: a registered name, a folder or a file with its card; None = ImageNet's."""
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=900, ge=1)
@@ -378,4 +384,4 @@ def environment(name: Environment, default: str = "") -> str:
 
 def data_dir() -> Path:
     """Folder of the real data used by tests and benchmarks."""
-    return Path(environment("LANDSLIDENET_DATA", "../shared/data")).resolve()
+    return Path(expand_home(environment("LANDSLIDENET_DATA", "../shared/data"))).resolve()

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from catalog.config import Event
+from catalog.paths import expand_home
 from catalog.schema import InputError
 from catalog.validation import reasons
 from catalog.web import Unanswered, fetch, parse_json
@@ -23,6 +24,7 @@ def load_event(source: str, *, comcat_url: str = COMCAT_URL) -> Event:
 
     Raises: InputError when the file or answer is missing, is not JSON, or is no single event.
     """
+    source = expand_home(source)
     path = Path(source)
     if path.suffix.lower() in {".json", ".geojson"} or path.is_file():
         return parse_event(_read(path), where=source)

@@ -10,8 +10,9 @@ from pydantic import AfterValidator
 
 from catalog.schema import InputError
 
-VARIABLE: Final = re.compile(r"(^|/)\$\w+(/|$)|\$\{\w+\}")
+VARIABLE: Final = re.compile(r"(^|/)\$[A-Za-z_]\w*(/|$)|\$\{\w+\}")
 """A part of a path that is an environment variable: a name may hold a `$` elsewhere."""
+HOME: Final = re.compile(r"~[^/]*/")
 
 
 def expand_home(path: str) -> str:
@@ -24,15 +25,18 @@ def expand_home(path: str) -> str:
     """
     if VARIABLE.search(path):
         raise InputError(
-            f"path {path}: holds an environment variable, which is not replaced here: write the folder itself, or `~` "
+            f"path {path}: holds an environment variable, which is not replaced here; write the folder itself, or `~` "
             "for your home"
         )
-    whole = os.path.expanduser(path) if path == "~" or re.match(r"~[^/]*/", path) else path
-    if re.match(r"~[^/]*/", whole):
-        raise InputError(
-            f"path {path}: there is no such home folder; write the folder itself, or ./{path} if it is one"
-        )
+    whole = home_of(path)
+    if HOME.match(whole):
+        raise InputError(f"path {path}: there is no such home folder; write it out, or ./{path} for what is called so")
     return whole
+
+
+def home_of(text: str) -> str:
+    """The text with `~/` or `~NAME/` at its start replaced by that home folder, where there is one."""
+    return os.path.expanduser(text) if text == "~" or HOME.match(text) else text
 
 
 def _checked(path: str) -> str:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from catalog.config import Strict, as_keys, environment, parse_config
+from catalog.paths import FilePath, expand_home
 from catalog.schema import InputError
 from catalog.sensors import SENSORS
 from catalog.validation import reasons
@@ -55,7 +56,7 @@ AlertColour = Literal["green", "yellow", "orange", "red"]
 class QuakePolicy(Strict):
     """Which earthquakes are responded to, and over which ground."""
 
-    feed: str = f"https://{USGS_HOST}/earthquakes/feed/v1.0/summary/4.5_day.geojson"
+    feed: FilePath = f"https://{USGS_HOST}/earthquakes/feed/v1.0/summary/4.5_day.geojson"
     """A USGS GeoJSON feed, or a file of one (or of an event's detail); it has to list what the thresholds ask for."""
     query: str | None = f"https://{USGS_HOST}/fdsnws/event/1/query"
     """ComCat: asked for what was updated since the last good poll after an outage, and for details; None = never."""
@@ -89,7 +90,7 @@ class QuakePolicy(Strict):
     min_pga_g: float = Field(default=0.1, gt=0, le=5)
     """Ground shaken less is left out; where a ShakeMap has only intensities, `min_mmi` does so."""
     min_mmi: float = Field(default=6.0, ge=1, le=10)
-    dem: str | None = None
+    dem: FilePath | None = None
     """An elevation raster (it may be coarse): sea and flat ground are cut away; where it ends nothing is."""
     min_relief_m: float = Field(default=50.0, ge=0)
     """Difference of elevation within about a kilometre; less is flat."""
@@ -142,11 +143,11 @@ class RetentionPolicy(Strict):
 class Policy(Strict):
     """Everything that the watchers and the response are told."""
 
-    root: str = "store"
+    root: FilePath = "store"
     """Zarr stores: a folder or s3://."""
-    out: str = "products"
+    out: FilePath = "products"
     """Products, a folder an event."""
-    state: str = "state"
+    state: FilePath = "state"
     """What the watchers know: the watch list and each event's area, imagery and versions."""
     hosts: tuple[str, ...] = (USGS_HOST,)
     """Hosts that documents and imagery may come from: `name`, `name:port`, or `*.name` for its subdomains."""
@@ -174,7 +175,7 @@ def load_policy(path: str | None = None) -> Policy:
 
     Raises: InputError when it cannot be read, or a key does not fit.
     """
-    named = path or environment("LANDSLIDENET_POLICY")
+    named = expand_home(path or environment("LANDSLIDENET_POLICY"))
     if not named:
         return Policy()
     try:

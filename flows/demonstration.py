@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from catalog.paths import expand_home
 from flows.analyst import run_detect
 from flows.terminal import err_console, out_console, print_scores, progress
 
@@ -21,6 +22,7 @@ def simulate(
     """A simulated earthquake with landslides, for demonstration and tests. Last line on stdout: the folder."""
     from tasks.review import simulate_event
 
+    out = Path(expand_home(str(out)))
     with progress() as follow:
         paths = simulate_event(out, size_px=size, gsd_m=gsd, seed=seed, sensor=sensor, report=follow)
     for path in paths.values():
@@ -35,6 +37,7 @@ def demo(
     """Simulate an earthquake, detect its landslides, score them: the main job on one machine."""
     from tasks.review import evaluate_product, simulate_event
 
+    out = Path(expand_home(str(out)))
     folder = out / f"scene-{size}"
     names = {"pre": "pre.tif", "post": "post.tif", "dem": "dem.tif", "event": "event.json", "truth": "truth.gpkg"}
     scene = {role: folder / name for role, name in names.items()}

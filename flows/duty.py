@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from catalog.config import environment
+from catalog.paths import expand_home
 from catalog.policy import load_policy
 from catalog.schema import LandslideError
 from flows.terminal import err_console, flow_run, print_end
@@ -62,7 +63,7 @@ def watch(
 
 
 def _named(policy: Path | None) -> str | None:
-    return str(policy.resolve()) if policy else None
+    return str(Path(expand_home(str(policy))).resolve()) if policy else None
 
 
 def _ended(flow: Any, *arguments: str, **told: str | None) -> Any:  # noqa: ANN401 - Prefect's flow, and what it returns
