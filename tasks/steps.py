@@ -45,6 +45,7 @@ from tasks.stages import (
     run_alone,
     run_blocks,
     run_whole,
+    verify_stores,
 )
 from tasks.story import Earlier, Paired, Pairing, Prepared, Run, Settled, earlier_of
 
@@ -312,7 +313,8 @@ def inventory(run: Run, *, client: Client) -> mapping.Inventory:
         joined = watch.record()
     classes, burnt = _burn_classes(run, found.landslides, client=client)
     difference = mapping.difference_from(previous, found.landslides, classes) if previous else None
-    return mapping.Inventory(found, classes, difference, settled, (outlined, joined, burnt))
+    verified = verify_stores((*run.stores.values(), classes), client=client)
+    return mapping.Inventory(found, classes, difference, settled, (outlined, joined, burnt, verified))
 
 
 def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> tuple[StoreRef, StageRecord]:

@@ -3,6 +3,9 @@
 import json
 import shutil
 
+import geopandas as gpd
+import pyogrio
+
 PLACES = (0, 1, -1)
 """First, second and last block."""
 
@@ -21,8 +24,8 @@ class Kept:
         return sorted(files, key=lambda path: (int(path.parent.name), int(path.name)))
 
     def entries(self):
-        """The ledger's entries, in the order of their blocks' shards."""
-        return sorted(self.ledger.glob("r*.json"), key=lambda path: json.loads(path.read_bytes())["shard"])
+        """The ledger's entries."""
+        return sorted(self.ledger.glob("r*.json"))
 
     @property
     def complete(self):
@@ -165,3 +168,19 @@ DAMAGES = (
 )  # fmt: skip
 SILENT = (delete_complete, delete_ledger)
 """What looks like a run that was ended: nothing to be warned of."""
+STEPS = ("ingest_post", "ingest_pre", "elevation", "terrain", "hydrology", "change", "probability", "class")
+SAME = ("class.tif", "probability.tif", "disagreement.tif", "inventory.parquet", "map.png")
+"""Files of a product that come out byte for byte the same."""
+
+
+def differences(product, other):
+    """Files of two products that do not say the same."""
+    layers = pyogrio.list_layers(product / "inventory.gpkg")[:, 0]
+    same = all(
+        gpd.read_file(product / "inventory.gpkg", layer=name).equals(
+            gpd.read_file(other / "inventory.gpkg", layer=name)
+        )
+        for name in layers
+    )
+    differ = [name for name in SAME if (product / name).read_bytes() != (other / name).read_bytes()]
+    return differ + ([] if same else ["inventory.gpkg"])

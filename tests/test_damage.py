@@ -1,5 +1,6 @@
 """Damaged stores: what is damaged is named and made again, and what is published is what was computed."""
 
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -15,7 +16,9 @@ from catalog import store
 from catalog.grid import snap_grid
 from catalog.schema import PROBABILITY, QUALITY, StoreError
 from catalog.store import StoreRef
-from tasks.stages import run_blocks, run_whole
+from flows.detect import detect
+from tasks.review import simulate_event
+from tasks.stages import run_blocks, run_whole, verify_stores
 
 pytestmark = pytest.mark.slow
 QUIET = {"report": lambda done, total: None}
@@ -138,3 +141,63 @@ def test_pixels_that_were_never_written_are_not_observed(made, tmp_path):
     for variable in ref.variables:
         array = xr.open_zarr(ref.url, consolidated=False, mask_and_scale=False)[variable.name]
         assert (array == variable.nodata).all()
+
+
+def test_stores_damaged_while_a_run_used_them_are_not_published_and_made_again(copied, made, client):
+    damages.swap_shards(damages.Kept(Path(copied.root) / "event", "probability"), 0)
+    with pytest.raises(StoreError, match=r"probability/c/0/0 is not what was written.*nothing is published"):
+        verify_stores([made, copied], client=client)
+    assert not store.is_complete(copied)
+    by_blocks(copied, client)
+    assert contents(copied) == contents(made)
+    assert verify_stores([made, copied], client=client).blocks == 2 * len(made.grid.blocks)
+
+
+@pytest.fixture(scope="module")
+def run_detect(cluster, prefect_api, tmp_path_factory):
+    """A run of detect on a simulated event, in this process: product folder of a root and an output."""
+    scene = simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=320, gsd_m=10.0, seed=7, sensor="rgb8")
+    inputs = {role: str(scene[role]) for role in ("post", "pre", "dem")}
+
+    def run(root, out):
+        where = {"root": str(root), "out": str(out), "cluster": {"address": cluster.scheduler_address}}
+        return Path(detect({"name": "event", "block": 256, **inputs, **where}))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run_detect, tmp_path_factory):
+    home = tmp_path_factory.mktemp("undisturbed")
+    return home / "store", run_detect(home / "store", home / "out")
+
+
+def _stages(product):
+    return json.loads((product / "run.json").read_text())["provenance"]["stages"]
+
+
+def test_detect_over_damaged_stores_publishes_the_undisturbed_product(undisturbed, run_detect, tmp_path, caplog):
+    """Every damage once, three a store."""
+    root, product = undisturbed
+    shutil.copytree(root, tmp_path / "store")
+    for number, step in enumerate(damages.STEPS):
+        kept = damages.Kept(tmp_path / "store" / "event", step)
+        for place, damage in zip(damages.PLACES, damages.DAMAGES[3 * number : 3 * number + 3], strict=True):
+            damage(kept, place)
+    again = run_detect(tmp_path / "store", tmp_path / "out")
+    assert damages.differences(product, again) == []
+    assert len(warned(caplog)) >= len(damages.DAMAGES) - len(damages.SILENT) - 3
+    for step in damages.STEPS:
+        before, after = (damages.Kept(home / "event", step) for home in (root, tmp_path / "store"))
+        for path in before.zarr.rglob("*"):
+            assert path.is_dir() or path.read_bytes() == (after.zarr / path.relative_to(before.zarr)).read_bytes()
+
+
+def test_detect_again_verifies_for_less_than_three_hundredths_of_the_run(undisturbed, run_detect, tmp_path):
+    root, product = undisturbed
+    again = run_detect(root, tmp_path / "out")
+    assert damages.differences(product, again) == []
+    made, verified = _stages(product), _stages(again)
+    assert all(stage["blocks_done_before"] == stage["blocks"] for stage in verified if stage["stage"] != "objects")
+    cost_s = sum(stage["verify_s"] for stage in verified)
+    assert 0 <= cost_s < 0.03 * sum(stage["cpu_s"] for stage in made)
