@@ -24,6 +24,7 @@ from catalog.store import StoreRef
 from models.numerics import Numerics
 from models.predictor import load_predictor
 from tasks import change, extraction, inference, objects, polygons, preprocess, registration, terrain
+from tasks.coarsening import BlockMeans
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ def terrain_block(job: TerrainJob, block: Block) -> dict[str, Any]:
 def hydrology(job: TerrainJob) -> list[dict[str, Any]]:
     """Flow accumulation and wetness of the whole DEM, written block by block: no halo makes drainage local."""
     grid = job.elevation.grid
-    dem = store.read_window(job.elevation, grid.scene)["elevation_m"].values
-    result = terrain.hydrology(dem, gsd_m=grid.gsd_m)
+    factor = terrain.flow_factor(grid.scene.shape, gsd_m=grid.gsd_m)
+    result = terrain.drainage(coarse_elevation(job.elevation, factor), gsd_m=grid.gsd_m, factor=factor)
     entries = []
     for block in grid.blocks:
         window = grid.window(block)
@@ -151,6 +152,17 @@ def hydrology(job: TerrainJob) -> list[dict[str, Any]]:
         }
         entries.append(store.write_block(job.target, block, xr.Dataset(fields)))
     return entries
+
+
+def coarse_elevation(elevation: StoreRef, factor: int) -> FloatArray:
+    """Means of cells of a DEM, each block of which is read once, and let go."""
+    scene = elevation.grid.scene
+    cells = BlockMeans(scene.shape, factor=factor)
+    for block in elevation.grid.blocks:
+        part = elevation.grid.window(block).intersect(scene)
+        piece = store.read_window(elevation, part)["elevation_m"].values
+        cells.add(piece, origin=(part.y0 - scene.y0, part.x0 - scene.x0))
+    return cells.means()
 
 
 def _spread(coarse: FloatArray, factor: int, *, window: Window, scene: Window) -> FloatArray:

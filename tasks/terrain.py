@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from catalog.schema import FloatArray, InputError, Variable
+from tasks.coarsening import BlockMeans
 
 RELIEF_RADIUS_PX: Final = 4
 """Relief is the range of elevation in a square of 2 x 4 + 1 = 9 pixels a side."""
@@ -272,8 +273,12 @@ def twi(dem: FloatArray, *, gsd_m: float) -> FloatArray:
 
     Source: Beven and Kirkby (1979).
     """
+    return _wetness(flow_accumulation_m2(dem, gsd_m=gsd_m), dem, gsd_m=gsd_m)
+
+
+def _wetness(upslope_m2: FloatArray, dem: FloatArray, *, gsd_m: float) -> FloatArray:
     gradient = np.maximum(np.tan(np.radians(slope_deg(dem, gsd_m=gsd_m))), np.float32(MIN_GRADIENT))
-    return np.log(flow_accumulation_m2(dem, gsd_m=gsd_m) / (np.float32(gsd_m) * gradient))
+    return np.log(upslope_m2 / (np.float32(gsd_m) * gradient))
 
 
 @dataclass(frozen=True)
@@ -293,25 +298,34 @@ def hydrology(dem: FloatArray, *, gsd_m: float, max_cells: int = FLOW_MAX_CELLS)
 
     Raises: InputError when the pixel size is not positive or the DEM has no pixel.
     """
-    _check(dem.shape, gsd_m)
-    factor = next(f for f in itertools.count(1) if -(-dem.shape[0] // f) * -(-dem.shape[1] // f) <= max_cells)
-    coarse, cell_m = _block_mean(dem, factor), gsd_m * factor
-    return Hydrology(flow_accumulation_m2(coarse, gsd_m=cell_m), twi(coarse, gsd_m=cell_m), factor)
+    factor = flow_factor(dem.shape, gsd_m=gsd_m, max_cells=max_cells)
+    return drainage(_block_mean(dem, factor), gsd_m=gsd_m, factor=factor)
+
+
+def flow_factor(shape: tuple[int, ...], *, gsd_m: float, max_cells: int = FLOW_MAX_CELLS) -> int:
+    """Pixels of a DEM along the side of a cell, so that there are at most `max_cells`.
+
+    Raises: InputError when the pixel size is not positive or the DEM has no pixel.
+    """
+    _check(shape, gsd_m)
+    return next(f for f in itertools.count(1) if -(-shape[0] // f) * -(-shape[1] // f) <= max_cells)
+
+
+def drainage(coarse: FloatArray, *, gsd_m: float, factor: int) -> Hydrology:
+    """Upslope area and wetness of cells that are means of `factor` x `factor` pixels of a DEM."""
+    cell_m = gsd_m * factor
+    upslope_m2 = flow_accumulation_m2(coarse, gsd_m=cell_m)
+    return Hydrology(upslope_m2, _wetness(upslope_m2, coarse, gsd_m=cell_m), factor)
 
 
 def _block_mean(dem: FloatArray, factor: int) -> FloatArray:
     """Means of the pixels with an elevation, a strip of cells at a time so that the DEM is never copied."""
     if factor == 1:
         return dem
-    starts = np.arange(0, dem.shape[1], factor)
-    means = np.full((-(-dem.shape[0] // factor), starts.size), np.nan, dtype=np.float32)
-    for row, mean in enumerate(means):
-        strip = dem[row * factor : (row + 1) * factor]
-        seen = np.isfinite(strip)
-        total = np.add.reduceat(np.sum(strip, axis=0, dtype=np.float64, where=seen), starts)
-        count = np.add.reduceat(seen.sum(axis=0), starts)
-        mean[count > 0] = total[count > 0] / count[count > 0]
-    return means
+    cells = BlockMeans((dem.shape[0], dem.shape[1]), factor=factor)
+    for row in range(0, dem.shape[0], factor):
+        cells.add(dem[row : row + factor], origin=(row, 0))
+    return cells.means()
 
 
 # --- lazy wrapper ----------------------------------------------------------------------------------------------------
