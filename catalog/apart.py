@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from catalog.schema import LandslideError
+from catalog.secrets import redact
 
 TOLD_CHARACTERS: Final = 2000
 """Of a failure: what strangers sent may be in it."""
@@ -29,5 +30,5 @@ def kept_apart(what: str, failures: list[str]) -> Iterator[None]:
         failures.append(f"{what}: {error!s:.{TOLD_CHARACTERS}}")
     except Exception as error:
         logger.exception("%s failed unexpectedly", what)
-        told = f"unexpected {type(error).__name__}: {error!s:.{TOLD_CHARACTERS}}"
+        told = f"unexpected {type(error).__name__}: {redact(str(error)):.{TOLD_CHARACTERS}}"
         failures.append(f"{what}: {told}; the log says where; please report it")

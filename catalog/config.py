@@ -9,10 +9,21 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from catalog.paths import FilePath, expand_home, home_of
 from catalog.schema import InputError
+from catalog.secrets import hidden, remember
 from catalog.validation import reasons
 
 DEFAULT_BLOCK_PX: Final = 2048
@@ -52,6 +63,9 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return [(name, hidden(value)) for name, value in super().__repr_args__()]
+
 
 class Event(Strict):
     """An earthquake (or another trigger) as the pipeline sees it."""
@@ -82,7 +96,7 @@ class ClusterConfig(Strict):
     """Worker processes of a local cluster; None = one a core, at most eight."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of the network in each worker; None = cores / workers."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Keyword arguments of the cluster class; a text that begins with `~/` is a path."""
 
     @field_validator("options")
@@ -151,6 +165,17 @@ class RunConfig(Strict):
     root: FilePath = "store"
     out: FilePath = "out"
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_serializer(mode="wrap")
+    def _without_secrets(self, as_dict: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """As JSON it goes to others: products, and Prefect, which keeps what a flow run was given."""
+        values: dict[str, Any] = as_dict(self)
+        if info.mode != "json":
+            return values
+        if "cluster" in values:
+            values["cluster"] = {**values["cluster"], "options": {}}  # any of them may be a secret
+        shown: dict[str, Any] = hidden(values)
+        return shown
 
     @field_validator("post_time_utc", "pre_time_utc", mode="before")
     @classmethod
@@ -292,7 +317,10 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
 
     Raises: InputError naming each key that does not fit, what was expected and what was got.
     """
-    return _parse(RunConfig, as_keys(values))
+    keys = as_keys(values)
+    if isinstance(keys.get("cluster"), Mapping):
+        remember(keys["cluster"].get("options"))
+    return _parse(RunConfig, keys)
 
 
 def parse_training(values: Mapping[str, Any]) -> TrainRun:

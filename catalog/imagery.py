@@ -22,6 +22,7 @@ from catalog.candidates import Scene, checked_scene, with_own, without_duplicate
 from catalog.grid import bbox_of
 from catalog.policy import ImageryPolicy, StacSource
 from catalog.schema import InputError
+from catalog.secrets import redact
 from catalog.sensors import sensor
 from catalog.web import Unanswered, fetch, parse_json
 
@@ -84,7 +85,7 @@ def search_imagery(
         told.append(f"{len(scenes) - len(clear)} scenes have more than {policy.max_cloud_percent:g} % cloud")
     once = without_duplicates(scene for scene in clear if scene.id not in policy.exclude)
     more = [f"and {len(told) - MAX_TOLD} more"] if len(told) > MAX_TOLD else []
-    sentences = (*passed, *told[:MAX_TOLD], *more)
+    sentences = tuple(redact(sentence) for sentence in (*passed, *told[:MAX_TOLD], *more))
     for sentence in sentences:
         logger.warning("%s", sentence)
     return Found(once, sentences, tuple(silent))

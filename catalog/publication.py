@@ -24,6 +24,7 @@ from catalog.folders import RUN, read_run
 from catalog.leftovers import cleared
 from catalog.product import Product, check_product
 from catalog.schema import StoreError
+from catalog.secrets import hidden
 from catalog.stac import write_collection
 from catalog.versions import next_version
 
@@ -46,6 +47,7 @@ def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, A
     contract.
     """
     check_product(product)
+    product = _without_secrets(product)
     event_dir = out / product.event_id
     final = event_dir / f"v{product.version}"
     if not _is_ours(final, product):
@@ -55,6 +57,12 @@ def publish(product: Product, out: Path, *, closing: Callable[[], Mapping[str, A
         _write_version(product, final, closing=closing)
     _list(product, event_dir)
     return final
+
+
+def _without_secrets(product: Product) -> Product:
+    """The product with what is signed or secret hidden in every word that is written of it."""
+    told = {name: hidden(getattr(product, name)) for name in ("config", "provenance", "used", "not_used", "warnings")}
+    return replace(product, model_card=hidden(product.model_card), **told)
 
 
 def _is_ours(final: Path, product: Product) -> bool:
@@ -89,7 +97,7 @@ def _write_all(product: Product, folder: Path, *, closing: Callable[[], Mapping[
         path = writer(product, folder)
         log.info("%s v%d: %s, %d bytes, %.1f s", product.event_id, product.version, name, path.stat().st_size,
                  perf_counter() - started)  # fmt: skip
-    write_run(replace(product, provenance={**product.provenance, **closing()}), folder)
+    write_run(replace(product, provenance={**product.provenance, **hidden(closing())}), folder)
 
 
 def _sync(path: Path) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -58,8 +58,8 @@ class Epoch:
 
     role: Role
     sensor: str
-    items: tuple[dict[str, Any], ...]
-    masks: tuple[str, ...] = ()
+    items: tuple[dict[str, Any], ...] = field(repr=False)  # addresses may be signed
+    masks: tuple[str, ...] = field(default=(), repr=False)
     hosts: tuple[str, ...] = ()
     """Hosts that items of others may lead to."""
 
@@ -333,7 +333,7 @@ def _sample_chunk(
 class DemSource:
     """A DEM file and what was decided about it, once."""
 
-    path: str
+    path: str = field(repr=False)
     gsd_m: float
     nodata: float | None
     zero_is_nodata: bool

@@ -14,6 +14,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.secrets import redact
+
 FloatArray = NDArray[np.float32]
 MaskArray = NDArray[np.uint8]
 
@@ -22,7 +24,10 @@ NOT_OBSERVED: Final = 255
 
 
 class LandslideError(Exception):
-    """Base of every error this package raises: the message says what, got, expected and fix."""
+    """Base of every error this package raises: the message says what, got, expected and fix, and no secret."""
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(redact(part) if isinstance(part, str) else part for part in told))
 
 
 class InputError(LandslideError):

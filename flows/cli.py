@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from catalog.schema import InputError, LandslideError
+from catalog.secrets import guard_logs
 from flows import analyst, demonstration, duty, trainer
 from flows.terminal import ManyFiles, err_console, terminal_handler
 
@@ -46,6 +47,7 @@ for command in (
 
 def main() -> None:
     """Entry point: a bad input is one clear message and status 2, any other failure of ours status 1."""
+    guard_logs()
     logging.basicConfig(level=logging.WARNING, handlers=[terminal_handler()])
     try:
         app(prog_name="landslidenet")

@@ -9,6 +9,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from catalog.config import RunConfig, parse_config
 from catalog.events import with_event
+from catalog.secrets import guard_logs, redact
 from flows.cluster import all_threads, dask_client, network_threads
 from tasks import steps
 from tasks.stages import share_one_heap
@@ -18,7 +19,8 @@ from tasks.story import Prepared, Run
 def _run_name() -> str:
     config = runtime.flow_run.parameters["config"]
     values = config if isinstance(config, dict) else config.model_dump()
-    return f"{values.get('name') or 'event'} · {values.get('sensor', 'rgb8')} · {values.get('model', 'default model')}"
+    name, sensor = values.get("name") or "event", values.get("sensor", "rgb8")
+    return redact(f"{name} · {sensor} · {values.get('model', 'default model')}")
 
 
 @flow(
@@ -38,6 +40,7 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
     Raises: InputError for inputs that cannot be worked with.
 
     """
+    guard_logs()
     share_one_heap()
     config = parse_config(with_event(config)) if isinstance(config, dict) else config
     prepared = steps.check(config)

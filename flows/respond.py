@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from catalog.apart import kept_apart
-from catalog.config import Event, EventId
+from catalog.config import Event, EventId, parse_config
 from catalog.locks import hold_event
 from catalog.markdown import plain
 from catalog.policy import Policy, load_policy
@@ -30,6 +30,7 @@ from catalog.responses import (
     write_response,
 )
 from catalog.schema import LandslideError
+from catalog.secrets import guard_logs
 from catalog.web import Unanswered
 from flows.detect import detect
 from tasks.outlook import Outlook, PartOutlook, detection_of, inputs_of, look, version_of
@@ -84,6 +85,7 @@ def respond(
     Raises: InputError for an event or policy that cannot be worked with; Unanswered when no STAC API answers.
 
     """
+    guard_logs()
     rules = load_policy(policy)
     if not (event or aoi):
         open_event(rules.state, event_id)  # an event that is not known leaves no folder behind
@@ -166,7 +168,7 @@ def _make_version(policy: Policy, response: Response, event: Event, found: PartO
         write_response(policy.state, response)
     if product is None:
         log.info("%s: %s", found.part.name, found.why)
-        state = detect(detection_of(policy, event, found), return_state=True)
+        state = detect(parse_config(detection_of(policy, event, found)), return_state=True)
         if not state.is_completed():
             raise DetectionFailed(
                 f"the detection did not succeed: {state.message}; run this again once that is repaired, or name a "

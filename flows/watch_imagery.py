@@ -29,6 +29,7 @@ from catalog.responses import (
     read_response,
     write_response,
 )
+from catalog.secrets import guard_logs
 from catalog.watchlist import load_watchlist
 from flows.respond import event_title
 from tasks.outlook import Outlook, PartOutlook, look
@@ -57,6 +58,7 @@ def watch_imagery(policy: str | None = None) -> State[Any]:
     Raises: InputError for a policy that cannot be worked with.
 
     """
+    guard_logs()
     log, rules = get_run_logger(), load_policy(policy)
     rows: list[dict[str, str]] = []
     failures, broken = list[str](), 0

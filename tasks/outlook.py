@@ -46,6 +46,7 @@ from catalog.responses import (
     write_inputs,
 )
 from catalog.schema import InputError, StoreError
+from catalog.secrets import redact
 from catalog.sensors import SENSORS
 from catalog.web import Unanswered
 from tasks.planning import MIN_GAIN, Ground, Plan, choose_sensor, imagery_digest, plan_post, plan_pre, response_key
@@ -122,7 +123,7 @@ class Outlook:
     @property
     def told(self) -> tuple[str, ...]:
         """What the search met, each once."""
-        return tuple(dict.fromkeys(sentence for part in self.parts for sentence in part.told))
+        return tuple(dict.fromkeys(redact(sentence) for part in self.parts for sentence in part.told))
 
     @property
     def improves(self) -> bool:
