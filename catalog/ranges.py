@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
-from catalog.web import SCHEMES, check_peer, check_url
+from catalog.web import SCHEMES, check_peer, check_url, is_loopback
 
 FIRST_BYTES: Final = 1 << 16
 """Fetched at once at the least: a GeoTIFF's directories are at its beginning."""
@@ -202,7 +202,7 @@ def connect(parts: SplitResult, *, hosts: Sequence[str]) -> Any:  # noqa: ANN401
     """
     host = parts.hostname or ""
     proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(host):
+    if proxy and not is_loopback(host) and not urllib.request.proxy_bypass(host):
         return _through(proxy, parts)
     kind = http.client.HTTPSConnection if parts.scheme == SCHEMES[1] else http.client.HTTPConnection
     connection = kind(host, parts.port, timeout=CONNECT_S)

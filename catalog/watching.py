@@ -25,6 +25,8 @@ from catalog.watchlist import Announcement, Watched, Watchlist, load_watchlist, 
 from catalog.web import MAX_BYTES, Unanswered, fetch
 
 LOCK: Final = ".watching"
+CHECK_S: Final = 10.0
+"""How long a person waits to hear that the feed does not answer."""
 OVERLAP: Final = timedelta(minutes=10)
 """ComCat is asked from a little before the last good poll: its answers are cached, and clocks differ."""
 MAX_DETAILS: Final = 50
@@ -76,6 +78,18 @@ def _alone(state: Path) -> Iterator[None]:
                 f"state {state}: another watcher polls; wait for it, or give each its own `state`"
             ) from None
         yield
+
+
+def check_feed(policy: Policy) -> None:
+    """Nothing where the feed answers. Raises: Unanswered; InputError for an address that is not allowed."""
+    feed = policy.earthquakes.feed
+    try:
+        if is_url(feed):
+            fetch(feed, hosts=policy.hosts, timeout_s=CHECK_S, tries=1)
+        else:
+            _read(feed, policy)
+    except Unanswered as error:
+        raise Unanswered(f"{error}; check the network, and `feed` and `hosts` of the policy") from None
 
 
 def _poll(policy: Policy, *, now: datetime, emit: Emit) -> Poll:

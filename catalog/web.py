@@ -147,6 +147,25 @@ class _Deadline:
                 opened.shutdown(socket.SHUT_RDWR)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself: no proxy leads there.
+
+    >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("example.org")
+    (True, True, True, False)
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Proxies(urllib.request.ProxyHandler):
+    """The environment's proxies, but for this machine."""
+
+    def proxy_open(self, req: Any, proxy: str, type: str) -> Any:  # noqa: A002, ANN401 - urllib's
+        return None if is_loopback(urlsplit(req.full_url).hostname or "") else super().proxy_open(req, proxy, type)
+
+
 class _Watched(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
     """Opens connections that a deadline ends, and that lead outward where only a `*.name` allowed their host."""
 
@@ -184,7 +203,7 @@ def _read(url: str, hosts: Sequence[str], *, max_bytes: int, timeout_s: float) -
     pieces, size = [], 0
     request = urllib.request.Request(url, headers={"User-Agent": "landslidenet"})
     with _Deadline(timeout_s) as deadline:
-        opener = urllib.request.build_opener(_Guard(hosts), _Watched(hosts, deadline))
+        opener = urllib.request.build_opener(_Guard(hosts), _Watched(hosts, deadline), _Proxies())
         try:
             with opener.open(request, timeout=timeout_s) as answer:
                 stated = answer.headers.get("Content-Length", "")

@@ -12,6 +12,7 @@ import typer
 from catalog.schema import InputError, LandslideError
 from catalog.secrets import guard_logs
 from flows import analyst, demonstration, duty, trainer
+from flows.surroundings import reach_loopback_directly
 from flows.terminal import ManyFiles, err_console, terminal_handler
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ def main() -> None:
     """Entry point: a bad input is one clear message and status 2, any other failure of ours status 1."""
     guard_logs()
     logging.basicConfig(level=logging.WARNING, handlers=[terminal_handler()])
+    reach_loopback_directly()
     try:
         app(prog_name="landslidenet")
     except InputError as error:

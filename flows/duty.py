@@ -9,7 +9,7 @@ import typer
 
 from catalog.config import environment
 from catalog.paths import expand_home
-from catalog.policy import load_policy
+from catalog.policy import Policy, load_policy
 from catalog.schema import LandslideError
 from flows.terminal import err_console, flow_run, print_end
 
@@ -49,17 +49,36 @@ def watch(
 
     With a Prefect server (`landslidenet up`) what is new starts a response; without one, `respond` does.
     """
-    load_policy(_named(policy))  # a bad one is a message, before anything starts
+    rules = load_policy(_named(policy))  # a bad one is a message, before anything starts
+    failures = _unread_feed(rules)
     from catalog.apart import kept_apart
     from flows.watch_earthquakes import watch_earthquakes
     from flows.watch_imagery import watch_imagery
 
-    failures: list[str] = []
-    for flow in (watch_earthquakes, watch_imagery):
+    for flow in (watch_imagery,) if failures else (watch_earthquakes, watch_imagery):
         with kept_apart(flow.name, failures):
             _ended(flow, policy=_named(policy))
     if failures:
         raise LandslideError("; ".join(failures))
+
+
+def _unread_feed(policy: Policy) -> list[str]:
+    """Why the feed cannot be read, said at once; nothing where it can be, or where no event waits for imagery.
+
+    Raises: Unanswered when it cannot be read and there is nothing else to do.
+    """
+    from catalog.responses import known_events
+    from catalog.watching import check_feed
+    from catalog.web import Unanswered
+
+    try:
+        check_feed(policy)
+    except Unanswered as error:
+        if not known_events(policy.state):
+            raise
+        err_console.print(str(error), markup=False, soft_wrap=True)
+        return [str(error)]
+    return []
 
 
 def _named(policy: Path | None) -> str | None:

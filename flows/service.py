@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import ctypes
 import fcntl
 import ipaddress
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any, Final
@@ -26,27 +23,29 @@ import psutil
 import yaml
 
 from catalog.policy import load_policy
-from catalog.schema import InputError, LandslideError
+from catalog.schema import InputError
+from flows.server import Server, ServiceError
+from flows.surroundings import check_home, direct
 
 POOL: Final = "landslidenet"
 DEPLOYMENTS: Final = Path(__file__).resolve().parents[1] / "prefect.yaml"
 AUTOMATIONS: Final = Path(__file__).resolve().with_name("automations.yaml")
-ASK_S: Final = 30.0
 HEARTBEAT_S: Final = 30
 """How often a run gives a sign of life: the shortest that Prefect allows."""
+SWEEP_S: Final = 60.0
+PENDING_S: Final = 300.0
+"""A run that a worker has not begun after so long never will be."""
 READY_S: Final = 300.0
 """How long a busy machine may take until the server answers, or everything is deployed."""
-STOP_S: Final = 20.0
-"""What still runs so long after it was asked to end is killed."""
+STOP_S: Final = 4.0
+"""What still runs so long after it was asked to end is asked with all it started, and killed a second later."""
+KILL_S: Final = 1.0
 POLL_S: Final = 0.2
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG: Final = 1
 """Of prctl(2): linux/prctl.h."""
 TAIL_LINES: Final = 15
 Say = Callable[[str], None]
-
-
-class ServiceError(LandslideError):
-    """A part of the service did not start, or ended by itself."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Service:
             told["PREFECT_API_AUTH_STRING"] = secret
         if self.policy:
             told["LANDSLIDENET_POLICY"] = self.policy
-        return {**known, **told}
+        return {**known, **direct(known, self.host), **told}
 
 
 def run_service(service: Service, *, say: Say, ready: Say) -> None:
@@ -92,7 +91,7 @@ def run_service(service: Service, *, say: Say, ready: Say) -> None:
     """
     load_policy(service.policy)
     _check_address(service.host, service.port, secret=bool(os.environ.get("PREFECT_SERVER_API_AUTH_STRING")))
-    (service.home / "logs").mkdir(parents=True, exist_ok=True)
+    check_home(service.home / "logs", fix="pass another --home")
     with _alone(service.home), _stoppable() as stop:
         parts = Parts(service, service.variables(os.environ), stop)
         try:
@@ -102,25 +101,27 @@ def run_service(service: Service, *, say: Say, ready: Say) -> None:
                 ready(service.url)
             while not stop.wait(POLL_S):
                 parts.check()
+                parts.crash_what_never_began(say)
         finally:
-            say("stopping")
+            say("stopping; the same command goes on where this was, finished blocks are kept")
             parts.end()
-    say("stopped")
 
 
 def _start(parts: Parts, *, say: Say) -> None:
-    service = parts.service
+    service, begun = parts.service, datetime.now(UTC)
     say("starting the Prefect server")
     parts.start("server", "server", "start", "--host", service.host, "--port", str(service.port))
-    parts.wait("server", lambda: _healthy(service.url))
+    server = parts.server
+    parts.wait("server", server.is_healthy)
     if parts.stop.is_set():
         return
+    parts.crash_what_never_began(say, before=begun)
     say("deploying")
-    if not _has_pool(parts):
+    if POOL not in server.names("work_pools"):  # one that an operator changed is left as it is
         parts.finish("pool", "work-pool", "create", POOL, "--type", "process")
     parts.finish("deploy", "deploy", "--all", "--prefect-file", str(write_deployments(service)))
-    if not parts.stop.is_set() and not _has_automations(parts):
-        parts.finish("automate", "automation", "create", "--from-file", str(AUTOMATIONS))
+    if not parts.stop.is_set() and (missing := _missing_automations(service, server)):
+        parts.finish("automate", "automation", "create", "--from-file", str(missing))
     say("starting the worker")
     parts.start("worker", "worker", "start", "--pool", POOL, "--name", f"landslidenet {socket.gethostname()}")
 
@@ -144,6 +145,25 @@ class Parts:
     variables: dict[str, str]
     stop: Event
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    swept: float = field(default_factory=time.monotonic)
+
+    @property
+    def server(self) -> Server:
+        """The server that the parts are of."""
+        return Server(self.service.url, self.variables.get("PREFECT_API_AUTH_STRING"))
+
+    def crash_what_never_began(self, say: Say, *, before: datetime | None = None) -> None:
+        """Free the places of runs whose worker died before it began them: of all before a time, else now and then.
+
+        A server that is busy is asked again later.
+        """
+        if before is None and time.monotonic() - self.swept < SWEEP_S:
+            return
+        self.swept = time.monotonic()
+        with suppress(ServiceError):
+            since = before or datetime.now(UTC) - timedelta(seconds=PENDING_S)
+            for name in self.server.crash_what_never_began(POOL, before=since):
+                say(f"{name} was handed to a worker that is no more: crashed; run it again")
 
     def start(self, name: str, *arguments: str) -> None:
         """Start a `prefect` command that is to run on; nothing when the service was asked to stop."""
@@ -179,9 +199,9 @@ class Parts:
                 raise ServiceError(self._told(name, f"ended with status {status}"))
 
     def end(self) -> None:
-        """End every part and all it started, the worker before the server that its runs report to."""
-        for process in reversed(self.running.values()):
-            end_processes([process.pid])
+        """End every part and all it started within ten seconds; the worker before the server that its runs tell."""
+        for patience_s, process in zip((STOP_S, KILL_S), reversed(self.running.values()), strict=False):
+            end_processes([process.pid], patience_s=patience_s)
             process.wait()
 
     def _open(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -217,7 +237,7 @@ def _ending_with(parent: int) -> Callable[[], None]:
     return bind
 
 
-def end_processes(pids: Sequence[int]) -> None:
+def end_processes(pids: Sequence[int], *, patience_s: float = STOP_S) -> None:
     """End processes and all that they started: asked first (SIGTERM), killed after a while. Gone ones are no matter."""
     tops = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     family: list[psutil.Process] = []
@@ -227,7 +247,7 @@ def end_processes(pids: Sequence[int]) -> None:
             top.terminate()
         except psutil.NoSuchProcess:
             continue
-    _, left = psutil.wait_procs(tops, timeout=STOP_S)
+    _, left = psutil.wait_procs(tops, timeout=patience_s)
     family = list({*family, *(child for top in left for child in _children(top))})
     for ask in (psutil.Process.terminate, psutil.Process.kill):
         for process in family:
@@ -235,7 +255,7 @@ def end_processes(pids: Sequence[int]) -> None:
                 ask(process)
             except psutil.NoSuchProcess:
                 continue
-        _, family = psutil.wait_procs(family, timeout=STOP_S / 4)
+        _, family = psutil.wait_procs(family, timeout=KILL_S)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -245,39 +265,14 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/api/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _has_pool(parts: Parts) -> bool:
-    """Whether the work pool is there: one that an operator changed is left as it is."""
-    return POOL in {pool["name"] for pool in _ask(parts, "work_pools/filter")}
-
-
-def _has_automations(parts: Parts) -> bool:
-    """Whether the automations that are no deployment's are there."""
+def _missing_automations(service: Service, server: Server) -> Path | None:
+    """A file of the automations that are no deployment's and are not there; None where all are."""
+    known = server.names("automations")
     stated = yaml.safe_load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]
-    return {automation["name"] for automation in stated} <= {
-        known["name"] for known in _ask(parts, "automations/filter")
-    }
-
-
-def _ask(parts: Parts, path: str) -> list[dict[str, Any]]:
-    """What the server lists. Raises: ServiceError when it does not answer."""
-    request = urllib.request.Request(f"{parts.service.url}/api/{path}", data=b"{}", method="POST")
-    request.add_header("Content-Type", "application/json")
-    if secret := parts.variables.get("PREFECT_API_AUTH_STRING"):
-        request.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
-    try:
-        with urllib.request.urlopen(request, timeout=ASK_S) as answer:
-            told: list[dict[str, Any]] = json.load(answer)
-    except OSError as error:
-        raise ServiceError(f"up: the server did not answer when asked for its {path.split('/')[0]} ({error})") from None
-    return told
+    missing = [automation for automation in stated if automation["name"] not in known]
+    path = service.home / "automations.yaml"
+    path.write_text(yaml.safe_dump({"automations": missing}, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path if missing else None
 
 
 def _check_address(host: str, port: int, *, secret: bool) -> None:
@@ -314,9 +309,9 @@ def _alone(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[Event]:
-    """An event that SIGINT and SIGTERM set."""
+    """An event that SIGINT, SIGTERM and SIGHUP set."""
     stop = Event()
-    before = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {name: signal.signal(name, lambda *_: stop.set()) for name in SIGNALS}
     try:
         yield stop
     finally:

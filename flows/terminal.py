@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 
 from catalog.config import SEVERAL
 from catalog.schema import InputError, LandslideError
+from flows.surroundings import check_home
 
 out_console = Console(highlight=False, soft_wrap=True, emoji=False)
 SERVER_START_S = 180
@@ -122,8 +123,12 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def flow_run() -> Iterator[Follow]:
-    """Progress on stderr; without a Prefect server one is started for the run."""
+    """Progress on stderr; without a Prefect server one is started for the run.
+
+    Raises: InputError when Prefect's home cannot be written.
+    """
     from prefect.settings import (
+        PREFECT_HOME,
         PREFECT_SERVER_ANALYTICS_ENABLED,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
         temporary_settings,
@@ -133,6 +138,7 @@ def flow_run() -> Iterator[Follow]:
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S,
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
     }
+    check_home(PREFECT_HOME.value(), fix="set HOME or PREFECT_HOME to a folder that can")
     with progress() as follow, temporary_settings(server):
         yield follow
 

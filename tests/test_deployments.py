@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect_server import POSTGRES, ROOT, postgres, serving
 from processes import wait_until
 
+import flows.server
 from tasks.review import simulate_event
 
 pytestmark = pytest.mark.slow
@@ -72,6 +74,19 @@ def test_schedules_make_runs(guarded):
         return len({run["deployment_id"] for run in guarded.runs(**told)}) == 3
 
     wait_until(scheduled, within_s=60, what="scheduled runs of the three scheduled deployments")
+
+
+def test_a_run_that_no_worker_began_gives_its_place_back(guarded):
+    (deployment,) = guarded.ask("deployments/filter", {"deployments": {"name": {"any_": ["housekeeping"]}}})
+    begun = guarded.ask(f"deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+    pending = {"state": {"type": "PENDING", "name": "Pending"}}
+    assert guarded.ask(f"flow_runs/{begun['id']}/set_state", pending)["status"] == "ACCEPT"
+    server = flows.server.Server(guarded.url, SECRET)
+    assert server.crash_what_never_began("landslidenet", before=datetime.now(UTC) - timedelta(minutes=5)) == []
+    assert server.crash_what_never_began("landslidenet", before=datetime.now(UTC)) == [begun["name"]]
+    assert guarded.ask(f"flow_runs/{begun['id']}")["state_type"] == "CRASHED"
+    after = guarded.ask(f"deployments/{deployment['id']}")
+    assert after["global_concurrency_limit"]["active_slots"] == 0
 
 
 @pytest.mark.parametrize("event", ["landslidenet.earthquake.active", "landslidenet.imagery.new"])

@@ -1,5 +1,6 @@
 """`landslidenet up`: everything starts with it and ends with it; what cannot start says why."""
 
+import json
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from threading import Event
 
 import httpx
@@ -16,13 +18,23 @@ import yaml
 from prefect.events.schemas.automations import AutomationCore
 from prefect_server import ROOT, quiet_policy
 from processes import free_port, wait_until
+from stac_server import Answers, answering, served
 
 from catalog.config import parse_config
 from catalog.policy import Policy
 from catalog.schema import InputError
 from catalog.sensors import SENSORS
 from flows.respond import WAITING
-from flows.service import Parts, Service, ServiceError, end_processes, run_service, write_deployments
+from flows.server import Server
+from flows.service import (
+    Parts,
+    Service,
+    ServiceError,
+    _missing_automations,
+    end_processes,
+    run_service,
+    write_deployments,
+)
 
 SECRET = "duty:correct-horse-battery"
 
@@ -34,6 +46,7 @@ def _up(folder, port, *, home="home", **variables):
         return subprocess.Popen(
             [*command, "--home", str(folder / home), "--policy", str(folder / "policy.yaml")],
             env={**kept, "PYTHONPATH": str(ROOT), **variables}, cwd=folder, stdout=out, stderr=err,
+            start_new_session=True,
         )  # fmt: skip
 
 
@@ -60,7 +73,9 @@ def test_up_starts_everything_and_a_signal_ends_all_of_it(folder):
     port = free_port()
     url, api = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/api"
     auth = tuple(SECRET.split(":"))
-    process = _up(folder, port, PREFECT_SERVER_API_AUTH_STRING=SECRET)
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"), nowhere)
+    process = _up(folder, port, PREFECT_SERVER_API_AUTH_STRING=SECRET, **proxies)
     _ready(folder, process, url)
     assert "<title>" in httpx.get(url, follow_redirects=True).text
     assert httpx.post(f"{api}/deployments/filter", json={}).status_code == 401
@@ -78,9 +93,11 @@ def test_up_starts_everything_and_a_signal_ends_all_of_it(folder):
 
     wait_until(done, within_s=120, what="run of housekeeping by the worker")
     family = _family(process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=90) == 0
+    os.killpg(process.pid, signal.SIGTERM)  # as systemd, `timeout` and a terminal do
+    assert process.wait(timeout=10) == 0
     assert not [one for one in family if one.is_running()]
+    told = (folder / "err.log").read_text().partition("logs: ")[2].splitlines()[1:]
+    assert told == ["stopping; the same command goes on where this was, finished blocks are kept"]
     for log in [*(folder / "home/logs").glob("*.log"), folder / "out.log", folder / "err.log"]:
         assert SECRET.split(":")[1] not in log.read_text(errors="replace"), log
 
@@ -174,6 +191,44 @@ def test_service_hands_the_password_on_by_environment(tmp_path):
     assert told["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert told["LANDSLIDENET_POLICY"] == "/p.yaml"
     assert told["PATH"] == "/bin"
+
+
+def test_service_asks_its_own_server_without_a_proxy(tmp_path, monkeypatch):
+    told = Service(tmp_path, host="10.0.0.7").variables({"NO_PROXY": "example.org", "PATH": "/bin"})
+    assert told["no_proxy"] == told["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1,10.0.0.7"
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with answering(body=b"[]") as host:
+        server = Server(f"http://{host}")
+        assert server.is_healthy()
+    assert not server.is_healthy()
+
+
+@pytest.mark.parametrize("home", ["/dev/null/home", "file"])
+def test_up_says_at_once_that_its_home_cannot_be_written(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("no folder")
+    with pytest.raises(InputError, match="cannot be written .*pass another --home"):
+        run_service(Service(Path(home), port=free_port()), say=print, ready=print)
+
+
+def test_automations_that_are_there_are_not_made_twice(tmp_path):
+    stated = yaml.safe_load((ROOT / "flows/automations.yaml").read_text())["automations"]
+    known = []
+
+    class Automations(Answers):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.body = json.dumps(known).encode()
+            self.do_GET()
+
+    with served(Automations) as host:
+        server = Server(f"http://{host}")
+        missing = _missing_automations(Service(tmp_path), server)
+        assert yaml.safe_load(missing.read_text())["automations"] == stated
+        known += [{"name": automation["name"]} for automation in stated]
+        assert _missing_automations(Service(tmp_path), server) is None
 
 
 def test_deployments_of_a_service_have_its_policy_as_default(tmp_path):

@@ -11,12 +11,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import shapely
 import yaml
+from processes import free_port
 from quake_history import collection, contour, serving
 
+from catalog.config import Event
 from catalog.quake_rules import Decision
+from catalog.responses import save_event
+from catalog.schema import LandslideError
 from catalog.watching import Poll
 from catalog.watchlist import Watchlist, load_watchlist
+from catalog.web import Unanswered
+from flows.duty import watch
 from flows.watch_earthquakes import ACTIVE, as_markdown, summary
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +40,30 @@ def test_as_markdown_leaves_a_title_no_meaning():
 
 def test_summary_says_that_nothing_is_lost():
     assert "nothing is lost" in summary(Poll(Watchlist(), (), (), ("away",), is_good=False, silent=timedelta(0)))
+
+
+def _policy_without_feed(folder):
+    path = folder / "policy.yaml"
+    told = {"feed": f"http://127.0.0.1:{free_port()}/feed.geojson", "query": None}
+    path.write_text(yaml.safe_dump({"state": str(folder), "hosts": ["127.0.0.1"], "earthquakes": told}))
+    return path
+
+
+def test_watch_says_at_once_that_the_feed_cannot_be_reached(tmp_path, capsys):
+    began = time.monotonic()
+    with pytest.raises(Unanswered, match=r"no answer in 1 tries, last: .*refused.*check the network, and `feed`"):
+        watch(_policy_without_feed(tmp_path))
+    assert time.monotonic() - began < 5  # no pauses, no server
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_watch_looks_for_imagery_although_the_feed_cannot_be_reached(tmp_path, capsys, prefect_api):
+    event = Event(id="us1", time_utc=datetime(2020, 1, 1, tzinfo=UTC))
+    save_event(str(tmp_path), event, shapely.box(141, 42, 141.1, 42.1))
+    with pytest.raises(LandslideError, match="no answer in 1 tries.*watch-imagery: .*us1: imagery: got no STAC source"):
+        watch(_policy_without_feed(tmp_path))
+    assert "check the network" in capsys.readouterr().err.splitlines()[0]
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,11 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
+from catalog.ranges import connect
 from catalog.schema import InputError
 from catalog.web import Unanswered, check_url, fetch, parse_json, parse_xml
 
@@ -66,6 +68,20 @@ def test_fetch_reads_what_is_there():
     with _saying(OK + b"Content-Length: 2\r\n\r\nhi") as (host, asked):
         assert _fetch(host) == b"hi"
     assert b"User-Agent: landslidenet" in asked[0]
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
+def test_fetch_asks_this_machine_without_a_proxy(name, monkeypatch):
+    for other in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(other, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with _saying(OK + b"Content-Length: 2\r\n\r\nhi") as (host, _):
+            assert _fetch(host) == b"hi"
+            parts = urlsplit(f"http://{host}/x")
+            connection = connect(parts, hosts=[host])
+            assert (connection.host, connection.port) == (parts.hostname, parts.port)
+            connection.close()
 
 
 @pytest.mark.parametrize(
