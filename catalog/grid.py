@@ -189,7 +189,7 @@ def is_near_zone(epsg: int, lon: float) -> bool:
 
 def is_metric(crs: CRS) -> bool:
     """True for a projected CRS in metres."""
-    return bool(crs.projected) and crs.units[0] in {"metre", "meter", "m"}
+    return bool(crs.projected) and all(axis.unit_conversion_factor == 1 for axis in crs.proj.axis_info[:2])
 
 
 def is_of_earth(crs: CRS) -> bool:

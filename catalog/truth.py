@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +19,17 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize, shapes
 from rasterio.windows import Window as RioWindow
 from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
 from catalog.grid import is_metric
-from catalog.layers import layers_of
+from catalog.layers import layers_of, split_source
+from catalog.opening import open_raster
 from catalog.outlines import read_layer
+from catalog.paths import expand_home
 from catalog.rasters import describe_raster
 from catalog.references import Reference, strips
 from catalog.schema import CLEAR, LANDSLIDE, NOT_OBSERVED, InputError
@@ -249,8 +253,20 @@ def _pieces(seen: NDArray[np.bool_], transform: Affine) -> Iterator[BaseGeometry
 
 
 def is_raster(source: str) -> bool:
-    """True for the name of a raster file."""
-    return Path(source).suffix.lower() in {".tif", ".tiff", ".vrt"}
+    """True for a raster: what has the name of a GeoTIFF, or what holds pixels and no layers."""
+    if Path(source).suffix.lower() in {".tif", ".tiff"}:
+        return True
+    try:
+        return not layers_of(split_source(source)[0], what="map")
+    except InputError:
+        pass  # no vector file
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said when it is to be placed
+            with open_raster(expand_home(source)):
+                return True
+    except InputError:
+        return False
 
 
 def epsg_of(classes: Path) -> int:

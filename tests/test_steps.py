@@ -5,6 +5,7 @@ from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime
 from typing import get_args, get_origin, get_type_hints
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -13,6 +14,7 @@ from affine import Affine
 from distributed import KilledWorker
 from distributed.comm.core import CommClosedError
 from prefect.states import Failed
+from shapely.geometry import box
 
 from catalog import store
 from catalog.config import RunConfig
@@ -43,11 +45,11 @@ def write(path, data):
     return str(path)
 
 
-def prepare(folder, *, post, pre):
+def prepare(folder, *, post, pre, **more):
     config = RunConfig(
         name="e", block_px=256, root=str(folder / "store"), out=str(folder / "out"),
         post=(write(folder / "post.tif", post),), pre=(write(folder / "pre.tif", pre),),
-        post_time_utc=datetime(2018, 9, 11, tzinfo=UTC), pre_time_utc=datetime(2018, 8, 1, tzinfo=UTC),
+        post_time_utc=datetime(2018, 9, 11, tzinfo=UTC), pre_time_utc=datetime(2018, 8, 1, tzinfo=UTC), **more,
     )  # fmt: skip
     return steps.check(config)
 
@@ -83,6 +85,18 @@ def test_pair_of_images_that_match_is_used(tmp_path):
     assert "pre-event imagery: pre" in story.used(run)
     assert story.provenance_of(run, 1, threshold=0.5).pre_scenes == "pre"
     assert not [told for told in story.not_used(run) if "change detection" in told]
+
+
+def test_used_says_what_was_read_of_vector_files(tmp_path):
+    area = geopandas.GeoDataFrame(geometry=[box(LEFT, TOP - 600, LEFT + 600, TOP)], crs=32654)
+    area.to_file(tmp_path / "map.gpkg", layer="area")
+    area.to_file(tmp_path / "map.gpkg", layer="scars", mode="a")
+    files = {"aoi": f"{tmp_path}/map.gpkg:area", "labels": f"{tmp_path}/map.gpkg:scars"}
+    run = story.Run(prepare(tmp_path, post=texture(), pre=texture(), **files))
+    told = [line for line in story.used(run) if "map.gpkg" in line]
+    assert told == ["area of interest: map.gpkg, layer area, 1 polygon", "labels: map.gpkg, layer scars, 1 polygon"]
+    (source,) = [entry for entry in story.story_of(run)["inputs"] if entry["role"] == "area of interest"]
+    assert source["path"] == "map.gpkg"
 
 
 def test_pair_that_is_refused_is_not_called_used(tmp_path):

@@ -270,3 +270,19 @@ def test_evaluate_of_a_truth_raster_in_another_crs_is_warped(mapped, tmp_path):
     with rasterio.open(tmp_path / "here.tif") as here, WarpedVRT(here, crs="EPSG:32653", nodata=255) as warped:
         copy(warped, tmp_path / "truth.tif", driver="GTiff")
     assert score(path, tmp_path / "truth.tif")["pixels"]["iou"] > 0.85
+
+
+@pytest.mark.parametrize(("name", "driver"), [("truth.img", "HFA"), ("truth.vrt", "VRT"), ("truth", "GTiff")])
+def test_evaluate_knows_a_raster_by_what_it_holds(mapped, tmp_path, name, driver):
+    path, classes = mapped
+    source = write_reference(tmp_path / "source.tif", np.where(classes == 255, 0, classes).astype(np.uint8))
+    copy(source, tmp_path / name, driver=driver)
+    assert score(path, tmp_path / name)["pixels"]["iou"] == 1.0
+
+
+def test_evaluate_knows_polygons_that_a_vrt_leads_to(mapped, tmp_path, truth):
+    (tmp_path / "truth.vrt").write_text(
+        f'<OGRVRTDataSource><OGRVRTLayer name="scar"><SrcDataSource>{truth}</SrcDataSource></OGRVRTLayer>'
+        "</OGRVRTDataSource>"
+    )
+    assert score(mapped[0], f"{tmp_path}/truth.vrt:scar")["objects"]["truth"] == 1
