@@ -16,6 +16,7 @@ import typer
 from catalog.config import RunConfig, as_keys, parse_config
 from catalog.events import with_event
 from catalog.schema import InputError
+from flows.surroundings import check_prefect_home
 from flows.terminal import CONFIG_SUFFIXES, flow_run, given, print_end, print_scores, read_config
 
 
@@ -96,6 +97,7 @@ def detect(
 def run_detect(values: dict[str, Any]) -> Path:
     """The product folder of a detection with these configuration values; the event is looked up first."""
     config = parse_config(with_event(values))
+    check_prefect_home()
     told = _check(config)
     from flows.detect import detect as detect_flow
 
@@ -158,6 +160,7 @@ def adapt(
     if not (values.get("adapt") or values.get("labels")):
         raise InputError("adapt: nothing to learn from; pass --tiles FOLDER of other events, or --labels of this scene")
     config = parse_config(values)
+    check_prefect_home()
     _check(config)
     from flows.train import adapt as adapt_flow
 

@@ -11,6 +11,7 @@ from catalog.config import environment
 from catalog.paths import expand_home
 from catalog.policy import Policy, load_policy
 from catalog.schema import LandslideError
+from flows.surroundings import check_prefect_home
 from flows.terminal import err_console, flow_run, print_end
 
 
@@ -23,6 +24,7 @@ def respond(
     aoi: Annotated[str | None, typer.Option(help="Vector file: its area of interest; needs --event.")] = None,
 ) -> None:
     """Bring an event's inventory up to date with the imagery there is. Lines on stdout: folders of new versions."""
+    check_prefect_home()
     _check_event(load_policy(_named(policy)).state, event_id, event=event, aoi=aoi)
     from flows.respond import respond as respond_flow
 
@@ -50,6 +52,7 @@ def watch(
     With a Prefect server (`landslidenet up`) what is new starts a response; without one, `respond` does.
     """
     rules = load_policy(_named(policy))  # a bad one is a message, before anything starts
+    check_prefect_home()
     failures = _unread_feed(rules)
     from catalog.apart import kept_apart
     from flows.watch_earthquakes import watch_earthquakes

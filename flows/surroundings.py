@@ -45,3 +45,14 @@ def check_home(home: Path, *, fix: str) -> None:
         raise InputError(
             f"{home}: cannot be written ({error.strerror or error}); Prefect keeps its database there; {fix}"
         ) from None
+
+
+def check_prefect_home() -> None:
+    """Nothing where Prefect's home can be written, asked before Prefect is imported. Raises: InputError."""
+    fix = "set HOME or PREFECT_HOME to a folder that can"
+    stated = os.environ.get("PREFECT_HOME") or "~/.prefect"
+    try:
+        home = Path(stated).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{stated}: {error}; Prefect keeps its database there; {fix}") from None
+    check_home(home, fix=fix)

@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 
 from catalog.config import SEVERAL
 from catalog.schema import InputError, LandslideError
-from flows.surroundings import check_home
+from flows.surroundings import check_prefect_home
 
 out_console = Console(highlight=False, soft_wrap=True, emoji=False)
 SERVER_START_S = 180
@@ -127,8 +127,8 @@ def flow_run() -> Iterator[Follow]:
 
     Raises: InputError when Prefect's home cannot be written.
     """
+    check_prefect_home()
     from prefect.settings import (
-        PREFECT_HOME,
         PREFECT_SERVER_ANALYTICS_ENABLED,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
         temporary_settings,
@@ -138,7 +138,6 @@ def flow_run() -> Iterator[Follow]:
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: SERVER_START_S,
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
     }
-    check_home(PREFECT_HOME.value(), fix="set HOME or PREFECT_HOME to a folder that can")
     with progress() as follow, temporary_settings(server):
         yield follow
 

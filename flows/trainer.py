@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from catalog.config import TrainRun, as_training_keys, parse_average, parse_training
+from flows.surroundings import check_prefect_home
 from flows.terminal import check_folder, err_console, flow_run, given, out_console, read_config
 
 
@@ -143,6 +144,7 @@ def run_train(values: dict[str, Any]) -> Path:
     if prepared.finished:
         err_console.print(f"{prepared.weights} is trained already: nothing to do", markup=False, soft_wrap=True)
         return prepared.weights
+    check_prefect_home()
     from flows.train import train as train_flow
 
     with flow_run() as follow:
@@ -180,6 +182,7 @@ def run_average(values: dict[str, Any]) -> Path:
     if prepared.finished:
         err_console.print(f"{prepared.weights} is averaged already: nothing to do", markup=False, soft_wrap=True)
         return prepared.weights
+    check_prefect_home()
     from flows.train import average as average_flow
 
     with flow_run():

@@ -24,6 +24,8 @@ from catalog.config import parse_config
 from catalog.policy import Policy
 from catalog.schema import InputError
 from catalog.sensors import SENSORS
+from flows import duty
+from flows.analyst import run_detect
 from flows.respond import WAITING
 from flows.server import Server
 from flows.service import (
@@ -35,6 +37,7 @@ from flows.service import (
     run_service,
     write_deployments,
 )
+from flows.terminal import flow_run
 
 SECRET = "duty:correct-horse-battery"
 
@@ -211,6 +214,21 @@ def test_up_says_at_once_that_its_home_cannot_be_written(home, tmp_path, monkeyp
     Path("file").write_text("no folder")
     with pytest.raises(InputError, match="cannot be written .*pass another --home"):
         run_service(Service(Path(home), port=free_port()), say=print, ready=print)
+
+
+def test_commands_say_at_once_that_prefects_home_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.delenv("PREFECT_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    quiet_policy(tmp_path)
+    for command in (
+        lambda: duty.watch(tmp_path / "policy.yaml"),
+        lambda: duty.respond("us1", tmp_path / "policy.yaml"),
+        lambda: run_detect({"name": "e", "post": "post.tif"}),
+        lambda: flow_run().__enter__(),
+    ):
+        with pytest.raises(InputError, match=r"file/\.prefect: cannot be written \(Not a directory\).*PREFECT_HOME"):
+            command()
 
 
 def test_automations_that_are_there_are_not_made_twice(tmp_path):
