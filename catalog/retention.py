@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError
 
 from catalog.apart import kept_apart
 from catalog.config import is_name
-from catalog.files import filesystem
+from catalog.files import filesystem, write_whole
 from catalog.folders import VERSION
 from catalog.policy import RetentionPolicy
 from catalog.schema import StoreError
@@ -31,6 +31,10 @@ BUSY: Final = timedelta(hours=6)
 STORE: Final = re.compile(r"\.?([a-z0-9_]+(?:-[a-z0-9_]+)*-[0-9a-f]{12})\.(zarr|ledger)(?:\.[0-9a-f]{32}\.part)?")
 """Of a store, and of one whose making was cut off."""
 UNFINISHED: Final = re.compile(r"\.v([1-9][0-9]*)\.(partial|deleted)")
+LAST_RUN: Final = "housekeeping.json"
+"""In the state folder: when housekeeping ran last."""
+LONGEST_GAP: Final = timedelta(days=3)
+"""From one housekeeping to the next; after a longer one the clock may have leapt."""
 Kind = Literal["store", "version", "unfinished"]
 
 
@@ -55,6 +59,24 @@ class Removal:
 
     held: Held
     why: str
+
+
+def doubted_clock(state: str, now: datetime) -> str:
+    """Why nothing is to be deleted by this clock, which is written down; empty where it goes on from the last time.
+
+    Deleting cannot be taken back, and a clock that is ahead makes everything look old. A leap is believed when the next
+    housekeeping finds the clock going on from it.
+    """
+    path = Path(state) / LAST_RUN
+    try:
+        last = datetime.fromisoformat(json.loads(path.read_text("utf-8"))["run_utc"])
+        leaps = not timedelta(0) <= now - last <= LONGEST_GAP
+    except FileNotFoundError:
+        leaps, last = False, now
+    except (OSError, ValueError, KeyError, TypeError):
+        leaps, last = True, now
+    write_whole(path, json.dumps({"run_utc": now.isoformat()}) + "\n")
+    return f"kept: the clock leapt since the last housekeeping ({last:%Y-%m-%d}); deleted by the next" if leaps else ""
 
 
 def plan_retention(held: Iterable[Held], policy: RetentionPolicy, *, now: datetime) -> tuple[Removal, ...]:

@@ -13,7 +13,7 @@ from catalog.apart import kept_apart
 from catalog.locks import Busy, hold_event
 from catalog.policy import Policy, load_policy
 from catalog.responses import event_of
-from catalog.retention import Removal, plan_retention, read_held, remove
+from catalog.retention import Removal, doubted_clock, plan_retention, read_held, remove
 from catalog.schema import StoreError
 
 BUSY_S: Final = 2.0
@@ -40,10 +40,11 @@ def housekeeping(policy: str | None = None, dry_run: bool = False) -> int:
     told = load_policy(policy)
     rows, failures, unlisted, freed = [], list[str](), list[str](), 0
     planned = plan_retention(read_held(told.root, told.out, unlisted), told.retention, now=datetime.now(UTC))
+    doubt = "" if dry_run else doubted_clock(told.state, datetime.now(UTC))
     for removal in planned:
         what = "failed"
         with kept_apart(removal.held.event_id, failures):
-            what = "would be deleted" if dry_run else _carried_out(removal, told)
+            what = "would be deleted" if dry_run else doubt or _carried_out(removal, told)
         freed += removal.held.size_bytes if what in ("deleted", "would be deleted") else 0
         rows.append(_row(removal, what))
     create_table_artifact(table=rows, key="housekeeping", description=f"Retention: {freed / 1e9:.2f} GB")

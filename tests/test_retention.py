@@ -15,7 +15,7 @@ from catalog.config import Event
 from catalog.locks import hold_event
 from catalog.policy import RetentionPolicy
 from catalog.responses import save_event
-from catalog.retention import BUSY, Held, Removal, plan_retention, read_held, remove
+from catalog.retention import BUSY, Held, Removal, doubted_clock, plan_retention, read_held, remove
 from catalog.schema import StoreError
 from catalog.stac import refresh_collection
 from flows.housekeeping import housekeeping
@@ -258,3 +258,30 @@ def test_housekeeping_goes_on_after_what_cannot_be_deleted(places, rules):
     assert state.is_failed()
     assert "1 of 3 removals failed: " in state.message
     assert not list((root / "quiet").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_api")
+def test_housekeeping_deletes_nothing_by_a_clock_that_leapt(places, rules, tmp_path):
+    _, out = places
+    assert not doubted_clock(str(tmp_path / "state"), datetime.now(UTC) - timedelta(days=400))
+    assert housekeeping(policy=rules) == 0
+    assert (out / "quiet/v2").is_dir()
+    assert housekeeping(policy=rules) > 0
+    assert not (out / "quiet/v2").exists()
+
+
+@pytest.mark.parametrize(
+    ("days", "doubted"), [((0, 1, 2, 3), [0, 0, 0, 0]), ((0, 400, 1, 2), [0, 1, 1, 0]), ((0, 9, 10), [0, 1, 0])]
+)
+def test_doubted_clock_believes_a_leap_once_the_clock_goes_on_from_it(days, doubted, tmp_path):
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    told = [doubted_clock(str(tmp_path), start + timedelta(days=day)) for day in days]
+    assert [bool(reason) for reason in told] == doubted
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"run_utc": "2024-01-01"}', '{"run_utc": 7}'])
+def test_doubted_clock_doubts_a_damaged_record(text, tmp_path):
+    (tmp_path / "housekeeping.json").write_text(text)
+    assert doubted_clock(str(tmp_path), datetime(2024, 1, 1, tzinfo=UTC))
+    assert not doubted_clock(str(tmp_path), datetime(2024, 1, 1, tzinfo=UTC))
