@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import pyogrio
 
-from catalog.files import is_url
+from catalog.files import filesystem, is_url, name_of, own_hosts, place_of
 from catalog.opening import check_name
 from catalog.paths import expand_home
+from catalog.ranges import RemoteFile
 from catalog.schema import InputError
 
 HOW: Final = "FILE[:LAYER[,LAYER]]"
 NOT_AREAL: Final = re.compile(r"Point|LineString|CircularString|CompoundCurve|MultiCurve")
 """Kinds of layers that cannot hold a polygon, as OGR names them."""
 MOST_SHOWN: Final = 6
+MAX_BYTES: Final = 64 * 1024**2
+"""Most that is read of a vector file at an address."""
+GEOJSON_TYPES: Final = ("FeatureCollection", "Feature", "Polygon", "MultiPolygon", "GeometryCollection")
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,51 @@ def split_source(source: str) -> tuple[str, str]:
     cuts = [len(source), *(place for place in range(len(source) - 1, 0, -1) if source[place] == ":")]
     cut = next((place for place in cuts if Path(source[:place]).exists()), len(source))
     return source[:cut], source[cut + 1 :]
+
+
+@contextmanager
+def local_file(file: str, *, what: str) -> Iterator[str]:
+    """The path of a vector file: a person's own as it is; of what lies at an address a copy, which is GeoJSON alone.
+
+    GDAL decides by content what a file is, and some only lead to others: here the content is what it says.
+
+    Raises: InputError when an address does not answer, or not with GeoJSON.
+    """
+    if place_of(file) in ("local", "archive"):
+        yield file
+        return
+    try:
+        told = json.loads(_fetched(file))
+        kind = told.get("type") if isinstance(told, dict) else None
+    except (OSError, ValueError) as error:
+        raise _not_fetched(file, f"{type(error).__name__}: {error}", what=what) from None
+    if kind not in GEOJSON_TYPES:
+        raise _not_fetched(file, f"its type is {kind!r:.40}", what=what)
+    with TemporaryDirectory(prefix="landslidenet-") as folder:
+        copy = Path(folder) / f"{PurePosixPath(name_of(file)).stem or 'layer'}.geojson"
+        copy.write_text(json.dumps(told), encoding="utf-8")
+        yield str(copy)
+
+
+def _fetched(url: str) -> bytes:
+    """The bytes at an address; at most `MAX_BYTES`. Raises: OSError, InputError, ValueError when there are more."""
+    if place_of(url) == "http":
+        with RemoteFile(url, hosts=own_hosts(url)) as file:
+            text = file.read(MAX_BYTES + 1)
+    else:
+        fs, path = filesystem(url)
+        with fs.open(path, "rb") as stored:
+            text = stored.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES} bytes")
+    return text
+
+
+def _not_fetched(file: str, why: str, *, what: str) -> InputError:
+    return InputError(
+        f"{what} {file}: cannot be read from there ({why}); expected a GeoJSON at an address; download other files and "
+        "give them"
+    )
 
 
 def layers_of(file: str, *, what: str) -> list[Layer]:

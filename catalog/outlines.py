@@ -10,7 +10,6 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import geopandas as gpd
@@ -21,7 +20,8 @@ import shapely
 from numpy.typing import NDArray
 from shapely import GeometryType
 
-from catalog.layers import areal_layers, layers_of, named_layers, question_of, split_source
+from catalog.files import name_of
+from catalog.layers import areal_layers, layers_of, local_file, named_layers, question_of, split_source
 from catalog.schema import InputError
 
 AREAL: Final = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
@@ -86,7 +86,7 @@ class Outlines:
         'aoi: aoi.gpkg, layer scar, 1 polygon; left out: 2 Point'
         """
         count = len(self.frame)
-        told = f"{self.what}: {Path(self.file).name}, layer{'s' if len(self.layers) > 1 else ''} "
+        told = f"{self.what}: {name_of(self.file)}, layer{'s' if len(self.layers) > 1 else ''} "
         told += f"{', '.join(self.layers)}, {count:,} polygon{'s' if count > 1 else ''}"
         left = ", ".join(f"{number:,} {kind}" for kind, number in sorted(self.ignored.items()))
         return f"{told}; left out: {left}" if left else told
@@ -101,9 +101,18 @@ def read_outlines(source: str, *, what: str) -> Outlines:
     one that the coordinates contradict, a surface cannot be read, or there is no polygon.
     """
     file, wanted = split_source(source)
-    known = layers_of(file, what=what)
+    with local_file(file, what=what) as there:
+        try:
+            return _read(there, wanted, file=file, what=what)
+        except InputError as error:
+            raise InputError(str(error).replace(there, file)) from None
+
+
+def _read(there: str, wanted: str, *, file: str, what: str) -> Outlines:
+    """The polygons of a file that lies `there`, and is called `file` in messages."""
+    known = layers_of(there, what=what)
     picked = named_layers(file, wanted, known, what=what) if wanted else areal_layers(file, known, what=what)
-    found = {index: read_layer(file, index, what=what) for index in picked}
+    found = {index: read_layer(there, index, what=what) for index in picked}
     holding = [index for index in picked if len(found[index][0])]
     if not wanted and len(holding) > 1:
         raise InputError(question_of(file, {known[i].name: len(found[i][0]) for i in holding}, what=what))

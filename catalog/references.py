@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window as RioWindow
 
+from catalog.files import name_of
 from catalog.opening import open_raster
 from catalog.rasters import Decoding, RasterInfo, describe_raster, sample
 from catalog.schema import NOT_OBSERVED, FloatArray, InputError
@@ -41,7 +41,7 @@ class Reference:
         many = ", ..." if len(self.numbers) > MOST_SHOWN + 1 else ""
         means = "landslide" if self.what == "truth" else "counted"
         return (
-            f"{self.what}: {Path(self.info.path).name}, {means} where it is {above or 'above 0 (nowhere)'}{many}; its "
+            f"{self.what}: {name_of(self.info.path)}, {means} where it is {above or 'above 0 (nowhere)'}{many}; its "
             "nodata and what lies outside of it are left out"
         )
 

@@ -25,6 +25,7 @@ from rasterio.windows import Window as RioWindow
 from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
+from catalog.files import place_of
 from catalog.grid import is_metric
 from catalog.layers import layers_of, split_source
 from catalog.opening import open_raster
@@ -256,6 +257,8 @@ def is_raster(source: str) -> bool:
     """True for a raster: what has the name of a GeoTIFF, or what holds pixels and no layers."""
     if Path(source).suffix.lower() in {".tif", ".tiff"}:
         return True
+    if place_of(split_source(source)[0]) not in ("local", "archive"):
+        return False
     try:
         return not layers_of(split_source(source)[0], what="map")
     except InputError:

@@ -1,6 +1,11 @@
 """Polygons as people have them, wherever they come in: area of interest, reference map, response, labels."""
 
 import json
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -307,3 +312,69 @@ def test_digest_is_of_the_polygons_read(tmp_path):
     assert read_outlines(str(tmp_path / "b.shp"), what="labels").digest == before
     (tmp_path / "a.prj").write_text(pyproj.CRS.from_epsg(32653).to_wkt("WKT1_ESRI"))
     assert read_outlines(str(tmp_path / "a.shp"), what="labels").digest != before
+
+
+@ROLES
+@pytest.mark.parametrize("form", ["zip", "folder", "gdb", "kmz"])
+def test_layers_of_files_that_hold_files(tmp_path, hectares, role, form):
+    folder = tmp_path / "map.gdb" if form == "gdb" else tmp_path / "map"
+    if form == "gdb":
+        pyogrio.write_dataframe(layer(ONE), folder, layer="scar", driver="OpenFileGDB", geometry_type="MultiPolygon",
+                                promote_to_multi=True)  # fmt: skip
+    elif form == "kmz":
+        folder.mkdir()
+        (folder / "doc.kml").write_text(KML.format(FOLDER.format("scar", in_kml(ONE))))
+    else:
+        folder.mkdir()
+        layer(ONE).to_file(folder / "scar.shp")
+    if form in ("zip", "kmz"):
+        packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+        folder = Path(packed).rename(tmp_path / f"map.{form}")
+    assert hectares(folder, role) == HECTARES[0]
+    assert hectares(f"{folder}:scar", role) == HECTARES[0]
+
+
+# --- at an address ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The address of a folder on a loopback server, and the folder."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", folder
+    server.shutdown()
+    server.server_close()
+
+
+@ROLES
+def test_address_of_a_geojson_is_read(hectares, served, role):
+    address, folder = served
+    geojson(folder / "aoi.geojson", layer(ONE, crs=4326).geometry[0])
+    assert hectares(f"{address}/aoi.geojson?token=secret", role) == HECTARES[0]
+    told = read_outlines(f"{address}/aoi.geojson?token=secret", what="aoi").sentence
+    assert told == "aoi: aoi.geojson, layer aoi, 1 polygon"
+
+
+@ROLES
+@pytest.mark.parametrize("form", ["leads to a file", "pipeline", "GeoPackage", "missing"])
+def test_address_of_anything_else_is_refused(tmp_path, hectares, served, role, form):
+    address, folder = served
+    secret = tmp_path / "secret.gpkg"
+    layer(ONE).to_file(secret, layer="a")
+    if form == "leads to a file":
+        (folder / "a.geojson").write_text(
+            f'<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>{secret}</SrcDataSource></OGRVRTLayer>'
+            "</OGRVRTDataSource>"
+        )
+    elif form == "pipeline":
+        (folder / "a.geojson").write_text(
+            json.dumps({"type": "gdal_streamed_alg", "command_line": f"gdal vector pipeline read {secret}"})
+        )
+    elif form == "GeoPackage":
+        shutil.copy(secret, folder / "a.geojson")
+    with pytest.raises(InputError, match="cannot be read from there .*expected a GeoJSON"):
+        hectares(f"{address}/a.geojson", role)
