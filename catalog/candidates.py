@@ -20,7 +20,7 @@ from catalog.areas import split_at_antimeridian
 from catalog.items import BAND_INDEX, BASELINE, check_bands
 from catalog.policy import StacSource
 from catalog.schema import InputError
-from catalog.sensors import Sensor, sensor
+from catalog.sensors import Sensor, band_fields, sensor
 from catalog.web import check_url
 
 SOURCE: Final = "landslidenet:source"
@@ -37,7 +37,16 @@ IMAGE_SUFFIXES: Final = (".tif", ".tiff", ".jp2")
 """Pixels themselves: a VRT, which leads on to other files, is none of them."""
 
 KEPT_NUMBERS: Final = ("eo:cloud_cover", "gsd", "sat:relative_orbit", "view:sun_elevation", "view:sun_azimuth")
-KEPT_TEXTS: Final = ("datetime", "updated", "created", "platform", BASELINE, "grid:code", "s2:mgrs_tile")
+KEPT_TEXTS: Final = (
+    "datetime",
+    "updated",
+    "created",
+    "platform",
+    BASELINE,
+    "processing:version",
+    "grid:code",
+    "s2:mgrs_tile",
+)
 KEPT_FLAGS: Final = ("earthsearch:boa_offset_applied",)
 
 
@@ -236,13 +245,11 @@ def _decoding(asset: Mapping[str, Any], key: str, item_id: str) -> dict[str, Any
         if isinstance(index, bool) or not isinstance(index, int) or not 1 <= index <= 64:
             raise InputError(f"STAC item {item_id}: asset {key}: got band {index!r:.40}; expected 1 to 64")
         kept[BAND_INDEX] = index
-    bands = asset.get("raster:bands")
-    if isinstance(bands, list) and bands and isinstance(bands[0], dict):
-        numbers = {name: bands[0].get(name) for name in ("nodata", "offset")}
-        stated = {name: number for name, number in numbers.items() if not isinstance(number, str)}
-        kept["raster:bands"] = [
-            {name: value for name in stated if (value := _number(stated, name, item_id)) is not None}
-        ]
+    said = band_fields({**asset, BAND_INDEX: kept.get(BAND_INDEX, 1)})
+    numbers = {name: value for name in ("nodata", "offset") if not isinstance(value := said.get(name), str)}
+    stated = {name: number for name in numbers if (number := _number(numbers, name, item_id)) is not None}
+    if stated:
+        kept["raster:bands"] = [stated]
     return kept
 
 

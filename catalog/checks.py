@@ -25,11 +25,13 @@ from catalog.items import (
     BASELINE,
     ITEM_SUFFIXES,
     LOCAL,
+    check_scales,
     hosts_within,
     local_item,
     search_stac,
     stored_items,
 )
+from catalog.offsets import with_offsets
 from catalog.opening import open_raster
 from catalog.outlines import Outlines, read_outlines
 from catalog.rasters import RasterInfo, describe_raster
@@ -73,11 +75,13 @@ def check_inputs(config: RunConfig) -> Inputs:
     if post is None:
         raise InputError("post-event imagery: got none; pass --post FILE, or a `stac` section in the configuration")
     post_files, pre_files = _describe(post, entry), _describe(pre, entry) if pre else []
+    (post, *others), doubts = with_offsets([post, *([pre] if pre else [])])
+    pre = others[0] if others else None
     grid, aoi = _grid(config, post_files, area)
     footprint = _footprint(post_files, grid.epsg)
     dem = describe_dem(config.dem, allow_geographic=config.dem_reproject) if config.dem else None
     _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
-    warnings = _check_times(config, post, pre)
+    warnings = [*_check_times(config, post, pre), *doubts]
     for epoch in filter(None, (post, pre)):
         warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry)]
     warnings += _warn_partial(config, pre_files, grid=grid)
@@ -94,6 +98,7 @@ def check_scene(path: Path, *, sensor_name: str, block_px: int = DEFAULT_BLOCK_P
     entry = sensor(sensor_name)
     epoch = Epoch("post", entry.name, (local_item(path, entry).to_dict(transform_hrefs=False),))
     (info,) = _describe(epoch, entry)
+    (epoch,), _ = with_offsets([epoch])
     epsg = _epsg(info)
     bounds = _footprint([info], epsg).bounds
     return epoch, snap_grid(bounds, epsg=epsg, gsd_m=info.gsd_m, block_px=block_px)
@@ -177,6 +182,7 @@ def _describe(epoch: Epoch, entry: Sensor) -> list[RasterInfo]:
     for item in epoch.items:
         asset = next(item["assets"][key] for key in entry.bands[entry.required[0]].assets if key in item["assets"])
         infos.append(describe_raster(asset["href"], opening=epoch.opening(item)))
+        check_scales(item, entry)
         if item["properties"].get(LOCAL):
             for path, indexes in _band_files(item, entry).items():
                 _check_values(describe_raster(path), entry, indexes=indexes)

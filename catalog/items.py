@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from catalog.files import absolute, exists, is_url, name_of
 from catalog.grid import Bounds
 from catalog.rasters import RasterInfo, date_text, describe_raster
 from catalog.schema import InputError
-from catalog.sensors import QaSource, Sensor
+from catalog.sensors import OFFSET, OFFSET_REASON, QaSource, Sensor, band_fields
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ ITEM_SUFFIXES: Final = (".json", ".geojson")
 
 READ_SCHEMES: Final = ("http", "https", "s3")
 TIMEOUT_S: Final = 30.0
+OFFSET_TOLERANCE: Final = 1e-3
 
 
 def local_item(path: str | Path, sensor: Sensor, *, time_utc: datetime | None = None) -> pystac.Item:
@@ -93,7 +95,9 @@ def _item(
     unknown = {} if time else {"start_datetime": ANY_TIME[0], "end_datetime": ANY_TIME[1]}
     item = pystac.Item(name, mapping(outline), list(bounds), time, {**properties, **unknown})
     for key, (href, index) in places.items():
-        raster = {"data_type": info.dtype} | ({} if info.nodata is None else {"nodata": info.nodata})
+        raster: dict[str, Any] = {"data_type": info.dtype} | ({} if info.nodata is None else {"nodata": info.nodata})
+        if index and (info.scales[index - 1], info.offsets[index - 1]) != (1.0, 0.0):
+            raster |= {"scale": info.scales[index - 1], "offset": info.offsets[index - 1]}
         item.add_asset(key, pystac.Asset(href, extra_fields={BAND_INDEX: index, "raster:bands": [raster]}))
     return item
 
@@ -140,7 +144,8 @@ def stored_items(path: str | Path, sensor: Sensor) -> tuple[pystac.Item, ...]:
         raise InputError(f"{path}: got an ItemCollection without items; expected at least one scene")
     for item in items:
         check_bands(item.id, list(item.assets), sensor, fix="choose the sensor that fits these items")
-        item.properties.pop(LOCAL, None)
+        for key in (LOCAL, OFFSET, OFFSET_REASON):  # ours to say
+            item.properties.pop(key, None)
         for asset in item.assets.values():
             asset.href = _placed(asset.href, Path(path), item_id=item.id)
     return items
@@ -188,6 +193,25 @@ def check_bands(item_id: str, assets: Sequence[str], sensor: Sensor, *, fix: str
         )
 
 
+def check_scales(item: Mapping[str, Any], sensor: Sensor) -> None:
+    """Raise when an item (as a dictionary) states other numbers for its reflectance than the sensor's.
+
+    Raises: InputError naming the asset.
+    """
+    if sensor.is_8bit:
+        return
+    for band, source in sensor.bands.items():
+        said = band_fields(find_asset(item, source.assets) or {})
+        scale, offset = float(said.get("scale") or source.scale), float(said.get("offset") or source.offset)
+        fixed = sensor.offset_baseline is None
+        other = fixed and abs(offset - source.offset) > OFFSET_TOLERANCE
+        if other or not math.isclose(scale, source.scale, rel_tol=0.01):
+            raise InputError(
+                f"{item['id']}: {band} states reflectance = DN * {scale:g} {offset:+g}; sensor {sensor.name} expects "
+                f"DN * {source.scale:g} {source.offset:+g}; choose the right --sensor, or convert the file"
+            )
+
+
 def search_stac(
     stac: StacConfig, *, sensor: Sensor, bbox: Bounds, start: datetime, end: datetime
 ) -> tuple[pystac.Item, ...]:
@@ -206,7 +230,8 @@ def search_stac(
     clear = [item for item in found if (item.properties.get("eo:cloud_cover") or 0) <= stac.max_cloud_percent]
     for item in clear:
         check_bands(item.id, list(item.assets), sensor, fix=f"choose the sensor that fits collection {stac.collection}")
-        item.properties.pop(LOCAL, None)
+        for key in (LOCAL, OFFSET, OFFSET_REASON):  # ours to say
+            item.properties.pop(key, None)
         for asset in item.assets.values():
             _check_address(asset.href, item_id=item.id, holder=f"STAC {stac.url}")
     logger.info("STAC %s: %d items found, %d clear enough", stac.collection, len(found), len(clear))

@@ -32,7 +32,7 @@ from catalog.items import BAND_INDEX, LOCAL, find_asset
 from catalog.opening import PERSON, Opening, open_raster
 from catalog.rasters import Decoding, Method, RasterInfo, describe_raster, sample
 from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
-from catalog.sensors import QaRule, Sensor, reflectance_offset, sensor
+from catalog.sensors import OFFSET_REASON, QaRule, Sensor, band_fields, reflectance_offset, sensor
 
 LAZY_CHUNK_PX: Final = 2048
 """About the side of what is read at once: a default block with its halo is one piece, and each file is opened once."""
@@ -103,6 +103,12 @@ class Epoch:
             else:
                 told.append({"role": self.role, "path": str(item["id"]), "sha256": None, "updated": _state(item)})
         return told + [input_of(path, role=f"{self.role} mask") for path in self.masks]
+
+    @property
+    def radiometry(self) -> tuple[str, ...]:
+        """Which offset each scene's reflectance got and why, where that was to be decided."""
+        told = ((item["id"], item["properties"].get(OFFSET_REASON)) for item in self.items)
+        return tuple(f"{name}: {reason}" for name, reason in told if reason)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-sized values."""
@@ -225,7 +231,7 @@ def _bands(item: Mapping[str, Any], epoch: Epoch, geobox: GeoBox) -> dict[str, A
 
 
 def _decoding(item: Mapping[str, Any], entry: Sensor, members: Sequence[tuple[str, Mapping[str, Any]]]) -> Decoding:
-    stated = {(asset.get("raster:bands") or [{}])[0].get("nodata") for _, asset in members} - {None}
+    stated = {band_fields(asset).get("nodata") for _, asset in members} - {None}
     properties = item["properties"]
     return Decoding(
         indexes=tuple(asset.get(BAND_INDEX, 1) for _, asset in members),

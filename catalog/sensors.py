@@ -5,6 +5,7 @@ A new sensor is one entry of `SENSORS`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,6 +20,10 @@ S2_OFFSET: Final = -0.1
 
 S2_OFFSET_BASELINE: Final = (4, 0)
 """First processing baseline whose DN carry the offset (25 January 2022, and every reprocessing since)."""
+
+
+OFFSET, OFFSET_REASON = "landslidenet:offset", "landslidenet:offset_reason"
+"""Keys of items: the offset of reflectance that was decided against what the item says (null: as it says); why."""
 
 
 @dataclass(frozen=True)
@@ -125,23 +130,57 @@ def sensor(name: str) -> Sensor:
 def reflectance_offset(sensor: Sensor, band: str, *, properties: Mapping[str, Any], asset: Mapping[str, Any]) -> float:
     """What to add to DN * scale, for this item's band.
 
-    Sentinel-2, in this order: the catalogue already applied the offset (`earthsearch:boa_offset_applied`); the asset
-    states one (`raster:bands`); the processing baseline has it. Other sensors: the constant of the registry.
-
-    Source: see `S2_OFFSET`.
+    Sentinel-2: what was decided of the item (`catalog.offsets`), else what it states. Other sensors: the constant of
+    the registry.
     """
     if sensor.offset_baseline is None:
         return sensor.bands[band].offset
+    decided = properties.get(OFFSET)
+    return float(decided) if decided is not None else stated_offset(properties, asset, sensor)[0]
+
+
+def stated_offset(properties: Mapping[str, Any], asset: Mapping[str, Any], sensor: Sensor) -> tuple[float, str, bool]:
+    """The offset of reflectance that a Sentinel-2 item states, how it does, and whether that is to be relied on.
+
+    In this order: the catalogue already applied it (`earthsearch:boa_offset_applied`); the asset states one; the
+    processing baseline has it.
+
+    Source: see `S2_OFFSET`.
+    """
     if properties.get("earthsearch:boa_offset_applied"):
-        return 0.0
-    stated = float((asset.get("raster:bands") or [{}])[0].get("offset", 0.0))
+        return 0.0, "earthsearch:boa_offset_applied says that it is taken away", False
+    stated = float(band_fields(asset).get("offset") or 0.0)
     if stated:
-        return stated
-    return S2_OFFSET if _baseline(properties) >= sensor.offset_baseline else 0.0
+        return stated, "stated by the item's assets", True
+    baseline = _baseline(properties)
+    if baseline is None or sensor.offset_baseline is None:
+        return 0.0, "no processing baseline is known", False
+    name = f"processing baseline {baseline[0]:02d}.{baseline[1]:02d}"
+    return (S2_OFFSET, name, True) if baseline >= sensor.offset_baseline else (0.0, name, True)
 
 
-def _baseline(properties: Mapping[str, Any]) -> tuple[int, int]:
-    text = str(properties.get("s2:processing_baseline", "00.00")).lstrip("Nn")
+def band_fields(asset: Mapping[str, Any]) -> dict[str, Any]:
+    """`nodata`, `scale` and `offset` of an asset's band, wherever the raster extension's versions put them."""
+    index = int(asset.get("landslidenet:band_index", 1) or 1)
+    found: dict[str, Any] = {}
+    for holder in (asset.get("raster:bands"), asset.get("bands"), [asset]):
+        if not isinstance(holder, list) or not holder:
+            continue
+        fields = holder[min(index, len(holder)) - 1]
+        for name in ("nodata", "scale", "offset") if isinstance(fields, Mapping) else ():
+            keys = (f"raster:{name}", name) if name != "offset" or holder != [asset] else ("raster:offset",)
+            value = next((fields[key] for key in keys if fields.get(key) is not None), None)
+            if value is not None and (name == "nodata" or isinstance(value, int | float)) and not found.get(name):
+                found[name] = value
+    return found
+
+
+def _baseline(properties: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Sentinel-2's processing baseline; None where none is said (`processing:version` may be of other software)."""
+    text = str(properties.get("s2:processing_baseline", "")).lstrip("Nn")
+    if not text:
+        found = re.fullmatch(r"N?(\d\d)\.?(\d\d)", str(properties.get("processing:version", "")))
+        return (int(found[1]), int(found[2])) if found else None
     major, _, minor = text.partition(".")
     if not (major.isdigit() and minor.isdigit()):
         raise InputError(f"s2:processing_baseline: got `{text}`; expected two numbers like 04.00; correct the item")

@@ -259,6 +259,7 @@ def used(run: Run) -> list[str]:
     used = [f"post-event imagery: {', '.join(inputs.post.ids)}"]
     if run.pre_used:
         used.append(f"pre-event imagery: {', '.join(run.pre_used.ids)}")
+    used += [f"reflectance of {told}" for epoch in (inputs.post, run.pre_used) if epoch for told in epoch.radiometry]
     if inputs.dem:
         used.append(f"DEM: {name_of(inputs.dem.path)}, {inputs.dem.gsd_m:g} m")
     used += inputs.read

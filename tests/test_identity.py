@@ -240,7 +240,7 @@ def item_of(path, href, **properties):
 
 @pytest.fixture
 def sentinel(tmp_path):
-    data = np.random.default_rng(1).integers(1200, 4000, (7, 64, 64)).astype(np.uint16)
+    data = np.random.default_rng(1).integers(1700, 4000, (7, 64, 64)).astype(np.uint16)
     data[6] = 4
     (tmp_path / "www").mkdir()
     return raster(tmp_path / "www" / "s.tif", data)
