@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.calibration import Calibration
+from models.card_values import wrong_values
 from models.registry import MODELS, create_model
 
 WEIGHTS_DIR: Final = Path(__file__).parent / "weights"
@@ -128,7 +129,10 @@ def find_weights(source: str) -> Path:
 
 
 def load_card(weights: Path) -> ModelCard:
-    """The card beside a weights file. Raises: ValueError when it is missing or does not fit the weights."""
+    """The card beside a weights file.
+
+    Raises: ValueError when it is missing, holds a value that no network can have, or does not fit the weights.
+    """
     path = weights.with_suffix(".json")
     if not path.is_file():
         raise ValueError(
@@ -136,6 +140,7 @@ def load_card(weights: Path) -> ModelCard:
         )
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        wrong = wrong_values(values)
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         card = ModelCard(**fields | {"calibration": Calibration(**fields["calibration"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -143,6 +148,10 @@ def load_card(weights: Path) -> ModelCard:
             f"model card {path.name}: cannot be read ({error}); expected the card that `landslidenet train` wrote "
             "beside the weights; copy both files again"
         ) from error
+    if wrong:
+        raise ValueError(
+            f"model card {path.name}: {'; '.join(wrong)}; correct the card, or copy what `landslidenet train` wrote"
+        )
     if card.weights_sha256 != (got := _digest_of(weights)):
         raise ValueError(
             f"model card {path.name}: weights hash is {got[:12]}, the card says {card.weights_sha256[:12]}"
