@@ -99,9 +99,11 @@ def run_detect(values: dict[str, Any]) -> Path:
     config = parse_config(with_event(values))
     check_prefect_home()
     told = _check(config)
+    from catalog.locks import hold_products
     from flows.detect import detect as detect_flow
 
-    folder = Path(_in_flow(detect_flow, config))
+    with hold_products(config.out, config.root, config.name):  # before a server is started for the run
+        folder = Path(_in_flow(detect_flow, config))
     print_end(folder, told=told)
     return folder
 

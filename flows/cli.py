@@ -12,6 +12,7 @@ import typer
 from catalog.schema import InputError, LandslideError
 from catalog.secrets import guard_logs
 from flows import analyst, demonstration, duty, trainer
+from flows.ending import ended_by_signals
 from flows.surroundings import reach_loopback_directly
 from flows.terminal import ManyFiles, err_console, terminal_handler
 
@@ -47,12 +48,13 @@ for command in (
 
 
 def main() -> None:
-    """Entry point: a bad input is one clear message and status 2, any other failure of ours status 1."""
+    """Entry point: a bad input is one clear message and status 2, a failure of ours 1, a signal 128 and more."""
     guard_logs()
     logging.basicConfig(level=logging.WARNING, handlers=[terminal_handler()])
     reach_loopback_directly()
     try:
-        app(prog_name="landslidenet")
+        with ended_by_signals():
+            app(prog_name="landslidenet")
     except InputError as error:
         err_console.print("error:", str(error), markup=False, soft_wrap=True)
         sys.exit(2)

@@ -7,12 +7,15 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Final
 
 import dask
 from distributed import Client, LocalCluster
 
 from catalog.config import ClusterConfig
+from catalog.leftovers import cleared
 from catalog.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -56,7 +59,8 @@ def dask_client(config: ClusterConfig) -> Iterator[Client]:
     if config.address == "local":
         logging.getLogger("distributed").setLevel(logging.WARNING)
         with (
-            dask.config.set(LOCAL_SETTINGS),
+            cleared(Path(mkdtemp(prefix="landslidenet-"))) as scratch,
+            dask.config.set({**LOCAL_SETTINGS, "temporary-directory": str(scratch)}),
             LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=worker_count(config), threads_per_worker=1, dashboard_address=LOOPBACK, memory_limit=0
             ) as cluster,

@@ -9,6 +9,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from catalog.config import RunConfig, parse_config
 from catalog.events import with_event
+from catalog.locks import hold_products
 from catalog.secrets import guard_logs, redact
 from flows.cluster import all_threads, dask_client, network_threads
 from tasks import steps
@@ -37,17 +38,18 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
     Args:
         config: Keys and values as in a configuration file: name, post, pre, sensor, dem, aoi, event, root, out ...
 
-    Raises: InputError for inputs that cannot be worked with.
+    Raises: InputError for inputs that cannot be worked with; Busy, at once, while another run is at work on the event.
 
     """
     guard_logs()
     share_one_heap()
     config = parse_config(with_event(config)) if isinstance(config, dict) else config
-    prepared = steps.check(config)
-    for warning in prepared.inputs.warnings:
-        get_run_logger().warning("%s", warning)
-    with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
-        return _story(prepared, client=client)
+    with hold_products(config.out, config.root, config.name):
+        prepared = steps.check(config)
+        for warning in prepared.inputs.warnings:
+            get_run_logger().warning("%s", warning)
+        with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
+            return _story(prepared, client=client)
 
 
 def _story(prepared: Prepared, *, client: Any) -> str:  # noqa: ANN401 - distributed.Client

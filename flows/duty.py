@@ -11,6 +11,7 @@ from catalog.config import environment
 from catalog.paths import expand_home
 from catalog.policy import Policy, load_policy
 from catalog.schema import LandslideError
+from flows.ending import signals_left_alone
 from flows.surroundings import check_prefect_home
 from flows.terminal import err_console, flow_run, print_end
 
@@ -118,4 +119,5 @@ def up(
 
     told = str(policy.resolve()) if policy else environment("LANDSLIDENET_POLICY") or None
     service = Service(home=home.resolve(), host=host, port=port, policy=told)
-    run_service(service, say=lambda line: err_console.print(line, markup=False, soft_wrap=True), ready=typer.echo)
+    with signals_left_alone():
+        run_service(service, say=lambda line: err_console.print(line, markup=False, soft_wrap=True), ready=typer.echo)

@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_table_artifact
 
 from catalog.apart import kept_apart
-from catalog.locks import Busy, hold_event
+from catalog.locks import Busy, hold_event, hold_products
 from catalog.policy import Policy, load_policy
 from catalog.responses import event_of
 from catalog.retention import Removal, doubted_clock, plan_retention, read_held, remove
@@ -58,7 +58,10 @@ def _carried_out(removal: Removal, policy: Policy) -> str:
     """What became of a removal; nothing is deleted of an event that another run holds."""
     event_id = event_of(policy.state, removal.held.event_id)
     try:
-        with nullcontext() if event_id is None else hold_event(policy.state, event_id, timeout_s=BUSY_S):
+        with (
+            nullcontext() if event_id is None else hold_event(policy.state, event_id, timeout_s=BUSY_S),
+            hold_products(policy.out, policy.root, removal.held.event_id, timeout_s=BUSY_S),
+        ):
             done = remove(removal, root=policy.root, out=policy.out)
     except Busy:
         return "kept: a response is running"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from prefect.states import Completed, Failed
 
 from catalog.apart import kept_apart
 from catalog.config import Event, EventId, parse_config
-from catalog.locks import hold_event
+from catalog.locks import hold_event, hold_products
 from catalog.markdown import plain
 from catalog.policy import Policy, load_policy
 from catalog.responses import (
@@ -168,7 +169,9 @@ def _make_version(policy: Policy, response: Response, event: Event, found: PartO
         write_response(policy.state, response)
     if product is None:
         log.info("%s: %s", found.part.name, found.why)
-        state = detect(parse_config(detection_of(policy, event, found)), return_state=True)
+        names = policy.out, policy.root, found.part.name
+        with hold_products(*names, timeout_s=math.inf):  # a person's own run may hold it
+            state = detect(parse_config(detection_of(policy, event, found)), return_state=True)
         if not state.is_completed():
             raise DetectionFailed(
                 f"the detection did not succeed: {state.message}; run this again once that is repaired, or name a "

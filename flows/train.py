@@ -15,6 +15,7 @@ from prefect.artifacts import (
 )
 
 from catalog.config import AverageRun, RunConfig, TrainRun, parse_average, parse_config, parse_training
+from catalog.locks import hold_products
 from flows.cluster import all_threads, dask_client
 from tasks import averaging, learning, review, steps
 
@@ -55,12 +56,13 @@ def adapt(config: RunConfig | dict[str, Any]) -> str:
 
     """
     config = parse_config(config) if isinstance(config, dict) else config
-    prepared = steps.check(config)
-    for warning in prepared.inputs.warnings:
-        get_run_logger().warning("%s", warning)
-    with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
-        post, _ = steps.ingest(prepared, prepared.inputs.post, client=client)
-        settled = steps.settle_network(prepared, post, client=client, threads=all_threads(config.cluster))
+    with hold_products(config.out, config.root, config.name):
+        prepared = steps.check(config)
+        for warning in prepared.inputs.warnings:
+            get_run_logger().warning("%s", warning)
+        with tags(f"event:{config.name}", f"model:{prepared.card.name}"), dask_client(config.cluster) as client:
+            post, _ = steps.ingest(prepared, prepared.inputs.post, client=client)
+            settled = steps.settle_network(prepared, post, client=client, threads=all_threads(config.cluster))
     get_run_logger().info("network: %s", settled.prepared.scenario)
     return str(settled.prepared.weights)
 
