@@ -102,7 +102,8 @@ def new_ground(predictor: Predictor, ground: Ground, *, levelled: bool) -> dict[
     images = ground.levelled(predictor.card.median_rgb) if levelled else ground.images
     probability = predict(predictor, ground, images)
     card = predictor.card.threshold
-    own = scene_threshold(probability, card=card).probability
+    prevalence = predictor.card.calibration.prevalence
+    own = scene_threshold(probability, card=card, prevalence=prevalence).probability
     return {
         f"{who}, {kind}": round(float(max(ground.score(probability >= t, who)["iou"] or 0 for t in tried)), 4)
         for who in ground.maps

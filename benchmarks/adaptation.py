@@ -94,7 +94,7 @@ def run(method: str, seed: int) -> dict[str, Any]:
         adanet = extend_to_adanet(network, "mffenet-lite0")
         network = adapt(
             adanet, source, windows(ground, ground.levelled(card.median_rgb), card), replace(config, seed=seed),
-            threshold=margin_threshold(scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold),
+            threshold=margin_threshold(**asdict(card.calibration), card=card.threshold),
             on_round=lambda told, _network: rounds.append(asdict(told)),
         )  # fmt: skip
     seconds = time.perf_counter() - started

@@ -54,9 +54,11 @@ def main() -> None:
     card = predictor.card
     print(f"{'':<26}{'threshold':>10}" + "".join(f"{name:>14}" for name in CONFIDENCE_COLOURS))
     for ground, probability in places(predictor):
-        threshold = scene_threshold(probability, card=card.threshold).probability
+        chosen = scene_threshold(probability, card=card.threshold, prevalence=card.calibration.prevalence)
         min_area_m2 = resolved_area_m2(ground.gsd_m, card)
-        print("\n".join(rows_of(ground, probability, threshold=threshold, min_area_m2=min_area_m2)), flush=True)
+        print(
+            "\n".join(rows_of(ground, probability, threshold=chosen.probability, min_area_m2=min_area_m2)), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ threshold that the scene gives. The event's inventory is the reference: it is ge
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,7 @@ def adapted(ground: Ground, start: Predictor) -> Predictor:
     card = start.card
     network = extend_to_adanet(load_network(find_weights(card.name), card), card.architecture)
     read = tiles("ACD", split="train")
-    threshold = margin_threshold(scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold)
+    threshold = margin_threshold(**asdict(card.calibration), card=card.threshold)
     source = Tiles(read.images, read.maps["labels"].astype(np.uint8))
     target = windows(ground, ground.levelled(card.median_rgb), card)
     return Predictor(adapt(network, source, target, AdaptConfig(), threshold=threshold), card, device="cpu")

@@ -8,6 +8,7 @@ tolerance; then it is made anew, and the reason says so.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 from tasks.change import ChangeScaling
@@ -19,8 +20,8 @@ from tasks.thresholds import Threshold
 TONE_TOLERANCE: Final = 0.1
 """Relative move of a band's median: half of what the networks' augmentation varies brightness by."""
 GAMMA_TOLERANCE: Final = 0.1
-THRESHOLD_TOLERANCE: Final = 0.05
-"""In probability."""
+THRESHOLD_TOLERANCE: Final = 0.35
+"""In log odds, which the threshold moves in: from 0.38 down to 0.30, or from 0.030 to 0.021."""
 SHIFT_TOLERANCE_PX: Final = 0.25
 SCALE_TOLERANCE: Final = 0.2
 """Relative move of a spread on stable ground, and move of a median in spreads: the veto of what did not change is at
@@ -47,10 +48,19 @@ def keep_tone(before: Tone | None, now: Tone, *, version: int) -> tuple[Tone, st
 
 def keep_threshold(before: float | None, now: Threshold, *, version: int) -> Threshold:
     """The threshold to use: the earlier one while the scene's own stays near it."""
-    if before is None or before == now.probability or abs(before - now.probability) > THRESHOLD_TOLERANCE:
+    if before is None or before == now.probability:
         return now
-    reason = f"version {version}'s, {before:g}, is kept: the scene's own is now {now.probability:g}"
-    return Threshold(before, reason, now.separability)
+    if abs(_log_odds(before) - _log_odds(now.probability)) > THRESHOLD_TOLERANCE:
+        return now
+    return replace(
+        now,
+        probability=before,
+        reason=f"version {version}'s, {before:g}, is kept: the scene's own is now {now.probability:g}",
+    )
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1.0 - probability))
 
 
 def still_matches(before: Coregistration, now: Coregistration) -> bool:

@@ -33,7 +33,8 @@ def choose_threshold(prepared: Prepared, probability: StoreRef) -> Threshold:
     if wanted == "scene" and prepared.card.origin.get("kind") == "fine-tuned":
         return Threshold(card, f"the scene's, {card:g}: of the best F1 on labelled ground held out of fine-tuning")
     if wanted == "scene":
-        now = scene_threshold(store.read_sample(probability)["probability"].values, card=card)
+        sample = store.read_sample(probability)["probability"].values
+        now = scene_threshold(sample, card=card, prevalence=prepared.card.calibration.prevalence)
         earlier = prepared.earlier
         if earlier is None or earlier.weights_sha256 != prepared.card.weights_sha256:
             return now

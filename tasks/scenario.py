@@ -238,9 +238,7 @@ def adapt_network(job: AdaptJob) -> None:
     rounds: list[Round] = []
     adapted = adapt(
         network, source, target, job.config,
-        threshold=margin_threshold(
-            scale=card.calibration.scale, bias=card.calibration.bias, card=card.threshold
-        ),
+        threshold=margin_threshold(**asdict(card.calibration), card=card.threshold),
         on_step=lambda step, losses: get_worker().log_event(TOPIC, (step, job.config.steps, losses)),
         on_round=lambda told, _network: rounds.append(told),
     )  # fmt: skip

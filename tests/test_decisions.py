@@ -31,11 +31,21 @@ def test_tone_of_a_first_version_is_its_own_and_needs_no_reason():
     assert keep_tone(None, TONE, version=0) == (TONE, "")
 
 
-@pytest.mark.parametrize(("before", "kept"), [(0.32, True), (0.1, False), (None, False), (0.30, False)])
-def test_threshold_is_kept_while_it_stays_near(before, kept):
-    now = Threshold(0.30, "the scene's", 0.8)
-    found = keep_threshold(before, now, version=3)
-    assert found.probability == (before if kept else 0.30)
+@pytest.mark.parametrize(
+    ("before", "now", "kept"),
+    [
+        (0.32, 0.30, True),
+        (0.10, 0.30, False),
+        (None, 0.30, False),
+        (0.30, 0.30, False),
+        (0.060, 0.025, False),  # 0.035 in probability, and half of the landslides
+        (0.028, 0.025, True),
+    ],
+)
+def test_threshold_is_kept_while_it_stays_near(before, now, kept):
+    found = keep_threshold(before, Threshold(now, "the scene's", 0.8, 1.0), version=3)
+    assert found.probability == (before if kept else now)
+    assert (found.separability, found.weight) == (0.8, 1.0)
     assert ("version 3's" in found.reason) == kept
 
 
