@@ -140,7 +140,7 @@ DISAGREEMENT: Final = Variable(
     "disagreement",
     "uint8",
     "1",
-    "range of the overlapping windows' landslide probabilities",
+    "range of the overlapping windows' landslide probabilities; nodata where one window only saw the pixel",
     nodata=255,
     valid_range=(0.0, 1.0),
     scale=0.005,

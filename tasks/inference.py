@@ -158,6 +158,7 @@ class Blended:
 
     probability: FloatArray
     disagreement: FloatArray
+    """Range of the windows' probabilities; NaN also where one window only saw the pixel, which can tell nothing."""
     windows: int
 
 
@@ -222,6 +223,7 @@ def predict_block(
     shape = (rows[1] - rows[0], cols[1] - cols[0])
     total, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     highest, lowest = np.full(shape, -1, np.float32), np.full(shape, 2, np.float32)
+    looks = np.zeros(shape, np.int32)
     taper, count = lattice.taper(), 0
     drawn = (
         ((y, x), window.pixels)
@@ -237,13 +239,13 @@ def predict_block(
             weight[outer] += taper[inner]
             highest[outer] = np.maximum(highest[outer], probability[inner])
             lowest[outer] = np.minimum(lowest[outer], probability[inner])
+            looks[outer] += 1
     with np.errstate(invalid="ignore", divide="ignore"):
         blended = total / weight
-    spread = np.where(weight > 0, highest - lowest, np.nan).astype(np.float32)
     at = (rows[0], cols[0])
     return Blended(
         probability=_to_imagery(blended, at=at, core=core, lattice=lattice),
-        disagreement=_to_imagery(spread, at=at, core=core, lattice=lattice),
+        disagreement=_known_to_imagery(highest - lowest, looks >= 2, at=at, core=core, lattice=lattice),
         windows=count,
     )
 
@@ -299,6 +301,17 @@ def network_window(
         averaged = [np.where(seen > 1e-6, band / seen, colour) for band, colour in zip(bands, mean, strict=True)]
     drawn: NDArray[np.uint8] = np.rint(np.clip(np.stack(averaged, axis=-1), 0, 255)).astype(np.uint8)
     return NetworkWindow(drawn, seen >= HALF_SEEN)
+
+
+def _known_to_imagery(
+    field: FloatArray, known: NDArray[np.bool_], *, at: tuple[int, int], core: Extent, lattice: Lattice
+) -> FloatArray:
+    """As `_to_imagery` of what is known of a field; NaN where less than half of an imagery pixel is known."""
+    values, weight = (
+        _to_imagery(part.astype(np.float32), at=at, core=core, lattice=lattice)
+        for part in (np.where(known, field, 0.0), known)
+    )
+    return np.divide(values, weight, out=np.full_like(values, np.nan), where=weight >= HALF_SEEN)
 
 
 def _to_imagery(field: FloatArray, *, at: tuple[int, int], core: Extent, lattice: Lattice) -> FloatArray:

@@ -32,7 +32,7 @@ ALGORITHM_VERSIONS: Final = {
     "terrain": 1,
     "hydrology": 1,
     "change": 1,
-    "probability": 1,
+    "probability": 2,
     "class": 2,
 }
 """Raise a step's number when its result changes: its stores then get other keys."""

@@ -52,7 +52,42 @@ def test_predict_block_is_the_same_for_any_blocks(scale):
 def test_predict_block_of_a_constant_is_that_constant():
     result = _run(SCENE, scale=1.0, image=_image(), predict=lambda w: np.full(w.shape[:3], 0.3, np.float32))
     np.testing.assert_allclose(result.probability, 0.3, atol=1e-6)
-    np.testing.assert_allclose(result.disagreement, 0.0, atol=1e-6)
+    known = np.isfinite(result.disagreement)
+    assert 0.3 < known.mean() < 0.7
+    np.testing.assert_allclose(result.disagreement[known], 0.0, atol=1e-6)
+
+
+def _looks(scene, side, stride):
+    """How many windows of the lattice see each pixel of a scene at the network's own pixel size."""
+    counts = []
+    for start, stop in ((scene.y0, scene.y1), (scene.x0, scene.x1)):
+        begins = range((start - side) // stride * stride, stop, stride)
+        counts.append(np.array([sum(b <= pixel < b + side for b in begins) for pixel in range(start, stop)]))
+    return np.outer(*counts)
+
+
+def test_disagreement_is_nodata_where_one_window_only_saw_the_pixel():
+    rng = np.random.default_rng(2)
+    result = _run(
+        SCENE, scale=1.0, image=np.full((3, 300, 320), 90, np.float32),
+        predict=lambda w: np.broadcast_to(rng.uniform(0.1, 0.9, (len(w), 1, 1)).astype(np.float32), w.shape[:3]),
+    )  # fmt: skip
+    looks = _looks(SCENE, 64, 48)
+    assert set(np.unique(looks)) == {1, 2, 4}
+    np.testing.assert_array_equal(np.isnan(result.disagreement), looks == 1)
+    assert (result.disagreement[looks > 1] > 0).all()
+    assert np.isfinite(result.probability).all()
+
+
+@pytest.mark.parametrize("scale", [5 / 3, 0.4])
+def test_disagreement_is_no_wider_than_a_network_pixel_where_pixels_differ_in_size(scale):
+    result = _run(SCENE, scale=scale, image=np.full((3, 300, 320), 90, np.float32))
+    rows, columns = (
+        np.floor((np.arange(a, b) + 0.5) / scale).astype(int) for a, b in ((SCENE.y0, SCENE.y1), (SCENE.x0, SCENE.x1))
+    )
+    around = Extent(rows[0] - 1, columns[0] - 1, rows[-1] + 2, columns[-1] + 2)
+    looks = _looks(around, 64, 48)[np.ix_(rows - around.y0, columns - around.x0)]
+    assert (np.isnan(result.disagreement) != (looks == 1)).mean() < 0.05
 
 
 def test_predict_block_keeps_the_geometry_of_the_imagery():
