@@ -29,7 +29,11 @@ _SECRET_NAME: Final = (
     r"[\w-]*(?:secret|token|passw(?:or)?d|api[_-]?key|access[_-]?key|account[_-]?key|credential|authorization|signature)"
     r"[\w-]*"
 )
-_NAMED: Final = re.compile(rf"(\b{_SECRET_NAME}['\"]?\s*[:=]\s*['\"]?)([^\s'\",;&}}\])]+)", re.IGNORECASE)
+_NAMED: Final = re.compile(
+    rf"(\b{_SECRET_NAME}['\"]?\s*=\s*['\"]?|(?<!/)\b{_SECRET_NAME}['\"]?\s*:\s*['\"]?)([^\s'\",;&}}\])]+)",
+    re.IGNORECASE,
+)
+"""`token=...`, and `token: ...` but of a path (`/etc/passwd: cannot be read`)."""
 _SCHEME: Final = re.compile(r"\b(Basic|Bearer)(\s+)[\w.~+/=-]{8,}")
 _IS_SECRET: Final = re.compile(_SECRET_NAME, re.IGNORECASE)
 _known: set[str] = set()
@@ -52,6 +56,8 @@ def redact(text: str) -> str:
 
     >>> redact("https://me:word@host/post.tif?sig=abc&limit=5: cannot be read")
     'https://***@host/post.tif?sig=***&limit=5: cannot be read'
+    >>> redact("/etc/passwd: cannot be read; password: word")
+    '/etc/passwd: cannot be read; password: ***'
     """
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
