@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalog.areas import split_at_antimeridian
 from catalog.items import BAND_INDEX, BASELINE, check_bands
+from catalog.pixel_size import MOST_RATIO
 from catalog.policy import StacSource
 from catalog.schema import InputError
 from catalog.sensors import Sensor, band_fields, sensor
@@ -147,6 +148,8 @@ def checked_scene(value: object, *, source: StacSource, entry: Sensor, hosts: Se
         raise InputError(f"STAC item {item_id}: got eo:cloud_cover {cloud:g}; expected 0 to 100")
     if gsd_m is None or not 0.01 <= gsd_m <= 1000:
         raise InputError(f"STAC item {item_id}: got gsd {gsd_m}; expected 0.01 to 1000 m")
+    if entry.gsd_m is not None and not entry.gsd_m / MOST_RATIO <= gsd_m <= entry.gsd_m * MOST_RATIO:
+        raise InputError(f"STAC item {item_id}: got gsd {gsd_m:g} m; expected about {entry.gsd_m:g} m of {entry.name}")
     footprint = _footprint(value.get("geometry"), item_id)
     item = {
         "type": "Feature", "stac_version": "1.0.0", "stac_extensions": [], "id": item_id, "links": [],

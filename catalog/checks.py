@@ -34,6 +34,7 @@ from catalog.items import (
 from catalog.offsets import with_offsets
 from catalog.opening import open_raster
 from catalog.outlines import Outlines, read_outlines
+from catalog.pixel_size import check_size, choose_gsd_m
 from catalog.rasters import RasterInfo, describe_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
@@ -247,8 +248,9 @@ def _grid(config: RunConfig, files: Sequence[RasterInfo], area: Outlines | None)
                 f"post-event imagery ({_round(footprint.bounds)}); give the area of this event"
             )
         bounds = common.bounds
-    gsd_m = config.gsd_m or min(info.gsd_m for info in files)
-    return snap_grid(bounds, epsg=epsg, gsd_m=gsd_m, block_px=config.block_px), aoi
+    gsd_m = choose_gsd_m(files, stated=config.gsd_m)
+    grid = snap_grid(bounds, epsg=epsg, gsd_m=gsd_m, block_px=config.block_px)
+    return check_size(grid, stated=config.gsd_m), aoi
 
 
 def _epsg(info: RasterInfo) -> int:

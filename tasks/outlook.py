@@ -31,6 +31,7 @@ from catalog.config import DEFAULT_BLOCK_PX, DEFAULT_MODEL, Event
 from catalog.folders import number_of
 from catalog.grid import snap_grid, utm_epsg
 from catalog.imagery import Found, is_withdrawn, search_imagery
+from catalog.pixel_size import check_size
 from catalog.policy import Policy
 from catalog.responses import (
     AREA_FILE,
@@ -293,11 +294,11 @@ def _plan_pre(
 def grounds_of(policy: Policy, part: Part, found: Iterable[Scene], last: Version | None) -> tuple[Ground, ...]:
     """The blocks of an area, as a detection would cut it, and what of each the last version did not see."""
     epsg = part.epsg or utm_epsg(part.outline.centroid.x, part.outline.centroid.y)
-    gsd_m = policy.detection.get("gsd_m", policy.detection.get("gsd"))
-    gsd_m = float(gsd_m) if gsd_m else min((scene.gsd_m for scene in found), default=FINEST_DEFAULT_GSD_M)
+    stated = policy.detection.get("gsd_m", policy.detection.get("gsd"))
+    gsd_m = float(stated) if stated else min((scene.gsd_m for scene in found), default=FINEST_DEFAULT_GSD_M)
     block_px = int(policy.detection.get("block_px", policy.detection.get("block", DEFAULT_BLOCK_PX)))
     outline = GeoSeries([part.outline], crs=4326).to_crs(epsg).iloc[0]
-    grid = snap_grid(outline.bounds, epsg=epsg, gsd_m=gsd_m, block_px=block_px)
+    grid = check_size(snap_grid(outline.bounds, epsg=epsg, gsd_m=gsd_m, block_px=block_px), stated=stated)
     boxes = [box(*grid.geobox_of(grid.window(block)).boundingbox.bbox) for block in grid.blocks]
     inner = GeoSeries([_dense(b, block_px * gsd_m / 8) for b in boxes], crs=epsg).to_crs(4326)
     seen = observed_by(last.folder) if last else Polygon()
