@@ -11,6 +11,7 @@ from processes import s3_server
 
 from catalog import reuse, store
 from catalog.encoding import decode
+from catalog.files import filesystem
 from catalog.grid import snap_grid
 from catalog.refs import shard_url
 from catalog.schema import BANDS, DISAGREEMENT, ELEVATION, PROBABILITY, QUALITY, StoreError
@@ -260,6 +261,20 @@ def test_store_lives_on_s3(ref, s3):
     np.testing.assert_allclose(store.read_block(remote, ref.grid.blocks[1])["red"], _block(ref)["red"], atol=1e-4)
     assert store.is_complete(remote)
     assert os.environ["LANDSLIDENET_S3_ENDPOINT"] == s3
+    first, second, third, *_ = remote.grid.blocks
+    fs, shard = filesystem(shard_url(remote, QUALITY, first))
+    fs.rm_file(shard)
+    fs.pipe_file(filesystem(f"{remote.ledger_url}/{second.id}.json")[1], b"")
+    fs.rm_file(filesystem(f"{remote.url}/red/zarr.json")[1])
+    store.create_store(remote)
+    assert second.id not in store.discard_void_entries(remote)
+    assert [store.damage_of(remote, block) for block in (first, third)] == [f"s3://{shard} is missing", ""]
+    store.discard_blocks(remote, {first: "it is missing"})
+    assert store.pending_blocks(remote) == (first, second)
+    assert not store.is_complete(remote)
+    again = replace(remote, key="step-2")
+    store.create_store(again)
+    assert reuse.earlier_keys(again.root, again.event_id, "step") == ("step-1",)
 
 
 def test_adopt_block_takes_over_what_was_made_of_the_same(ref):
