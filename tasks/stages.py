@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 import psutil
-from distributed import Client, as_completed
+from distributed import Client, wait
 
 from catalog import store
 from catalog.grid import Block
@@ -28,6 +28,8 @@ MIB: Final = 1024**2
 SAMPLE_EVERY_S: Final = 0.2
 AHEAD: Final = 2
 """Blocks queued a worker: enough to keep it busy, few enough to bound what is in flight."""
+FOLLOW_S: Final = 1.0
+"""How often it is looked whether workers came or went, while no block is done."""
 
 Report = Callable[[int, int], None]
 """Called with blocks done and blocks in all."""
@@ -255,28 +257,34 @@ def _map(
     Raises: StoreError, or the kernel's own LandslideError, naming the block that failed; its cause is what happened.
     """
     queue = iter(blocks)
-    in_flight = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-    named: dict[Any, Block] = {}
-
-    def submit(block: Block) -> Any:  # noqa: ANN401 - distributed.Future
-        key = f"{stage}-{block.id}-{time.time_ns()}"
-        future = client.submit(timed_block, kernel, share(job, block), block, pure=False, key=key)
-        named[future.key] = block
-        return future
-
-    running = as_completed(  # type: ignore[no-untyped-call]
-        [submit(block) for block in islice(queue, in_flight)]
-    )
-    for future in running:
-        block = named.pop(future.key)
-        if (error := future.exception()) is not None:
-            raise _failed(f"{stage}, block {block.id}", error) from error
-        result, cpu_s = future.result()
-        if (following := next(queue, None)) is not None:
-            running.add(submit(following))  # type: ignore[no-untyped-call]
-        yield block, result, cpu_s
-        del future, result
+    running: dict[Any, Block] = {}
+    while True:
+        for block in islice(queue, max(0, AHEAD * workers_now(client) - len(running))):
+            key = f"{stage}-{block.id}-{time.time_ns()}"
+            running[client.submit(timed_block, kernel, share(job, block), block, pure=False, key=key)] = block
+        if not running:
+            break
+        for future in _next_done(list(running)):
+            block = running.pop(future)
+            if (error := future.exception()) is not None:
+                raise _failed(f"{stage}, block {block.id}", error) from error
+            result, cpu_s = future.result()
+            yield block, result, cpu_s
+            del future, result
     client.run(trim_worker)
+
+
+def workers_now(client: Client) -> int:
+    """Workers that a cluster has at this moment; one, for which is waited, where it has none."""
+    return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+
+
+def _next_done(futures: Sequence[Any]) -> Sequence[Any]:
+    """Those that are done, as soon as one is; none after a while, in which workers may have come or gone."""
+    try:
+        return list(wait(futures, timeout=FOLLOW_S, return_when="FIRST_COMPLETED").done)  # type: ignore[no-untyped-call]
+    except TimeoutError:
+        return ()
 
 
 def _failed(where: str, error: BaseException) -> LandslideError:

@@ -2,18 +2,20 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import dask
 import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client, KilledWorker, LocalCluster
+from processes import wait_until
 
 from catalog import store
 from catalog.grid import snap_grid
 from catalog.schema import QUALITY, InputError, StoreError
 from catalog.store import StoreRef
-from tasks.stages import Stopwatch, collect_blocks, run_blocks, run_whole
+from tasks.stages import AHEAD, FOLLOW_S, Stopwatch, collect_blocks, run_blocks, run_whole
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +91,7 @@ def test_run_blocks_names_the_block_that_failed_and_keeps_the_cause(kernel, kind
 def test_run_blocks_again_does_the_missing_blocks_only(target, client):
     with pytest.raises(StoreError, match="no space left"):
         run(lose_the_disk, target, client)
+    wait_until(lambda: not any(client.processing().values()), within_s=30)  # what was in flight goes on to its end
     kept = len(store.read_ledger(target))
     record = run(write, target, client)
     assert record.blocks_done_before == kept
@@ -117,3 +120,39 @@ def test_stopwatch_records_before_its_end():
     with Stopwatch("stage") as watch:
         time.sleep(0.05)
         assert watch.record().wall_s >= 0.05
+
+
+def mark_and_wait(folder, block):
+    """A block that is being worked on until `go` is there."""
+    (folder / f"{block.id}.begun").touch()
+    until = time.monotonic() + 60
+    while not (folder / "go").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return block.id
+
+
+def test_blocks_in_flight_follow_the_workers_there_are_now(target, tmp_path):
+    """None when the stage begins, then one, then three, while no block is done."""
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0,
+                     processes=False) as cluster,
+        Client(cluster) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):  # fmt: skip
+        done = pool.submit(
+            collect_blocks, "stage", mark_and_wait, tmp_path, blocks=target.grid.blocks, client=client,
+            report=lambda done, total: None,
+        )  # fmt: skip
+        in_flight = []
+        for workers in (1, 3):
+            cluster.scale(workers)
+            wait_until(lambda workers=workers: len(list(tmp_path.glob("*.begun"))) == workers, within_s=30)
+            time.sleep(2 * FOLLOW_S)
+            in_flight.append(len(client.scheduler_info(n_workers=-1)["workers"]) and client.run_on_scheduler(_known))
+        (tmp_path / "go").touch()
+        assert done.result(timeout=60)[0] == [block.id for block in target.grid.blocks]
+    assert in_flight == [AHEAD, 3 * AHEAD]
+
+
+def _known(dask_scheduler):
+    return len(dask_scheduler.tasks)
