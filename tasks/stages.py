@@ -7,7 +7,7 @@ import ctypes
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -126,10 +126,12 @@ def run_blocks(
     client: Client,
     report: Report,
     share: Share = whole,
+    on: Sequence[str] | None = None,
 ) -> StageRecord:
     """The record of a stage whose kernel writes each block of `target`; finished blocks are skipped.
 
-    A worker gets `share(job, block)` for its job, so that what is sent need not grow with the scene.
+    A worker gets `share(job, block)` for its job, so that what is sent need not grow with the scene; `on` names the
+    workers that may be asked, where not all may.
 
     Raises: StoreError naming the block that failed; the finished ones stay done.
     """
@@ -138,7 +140,7 @@ def run_blocks(
         started, entries = time.perf_counter(), []
         pending, audit = open_target(stage, target, client=client)
         cpu_s = audit.cpu_s
-        results = _map(stage, kernel, job, pending, client=client, share=share)
+        results = _map(stage, kernel, job, pending, client=client, share=share, on=on)
         for done, (_, entry, block_cpu_s) in enumerate(results, start=1):
             entries.append(entry)
             cpu_s += block_cpu_s
@@ -251,6 +253,7 @@ def _map(
     *,
     client: Client,
     share: Share = whole,
+    on: Sequence[str] | None = None,
 ) -> Iterator[tuple[Block, Any, float]]:
     """Blocks with their results and CPU seconds, as they come.
 
@@ -259,9 +262,13 @@ def _map(
     queue = iter(blocks)
     running: dict[Any, Block] = {}
     while True:
-        for block in islice(queue, max(0, AHEAD * workers_now(client) - len(running))):
+        for block in islice(queue, max(0, AHEAD * (len(on) if on else workers_now(client)) - len(running))):
             key = f"{stage}-{block.id}-{time.time_ns()}"
-            running[client.submit(timed_block, kernel, share(job, block), block, pure=False, key=key)] = block
+            future = client.submit(
+                timed_block, kernel, share(job, block), block, pure=False, key=key,
+                workers=on, allow_other_workers=on is not None,  # where those are lost, and come back elsewhere
+            )  # fmt: skip
+            running[future] = block
         if not running:
             break
         for future in _next_done(list(running)):
@@ -272,6 +279,33 @@ def _map(
             yield block, result, cpu_s
             del future, result
     client.run(trim_worker)
+
+
+def one_a_host(workers: Mapping[str, str], *, device: str) -> tuple[str, ...] | None:
+    """Addresses of the workers that may hold a network; None = all of them.
+
+    A CPU is shared by all; a GPU would hold a copy of the network for each worker process of its host, of which each
+    takes the first device.
+
+    workers : host of each worker by address.
+
+    >>> one_a_host({"tcp://a:1": "a", "tcp://a:2": "a", "tcp://b:1": "b"}, device="cuda")
+    ('tcp://a:1', 'tcp://b:1')
+    >>> one_a_host({"tcp://a:1": "a", "tcp://a:2": "a"}, device="cpu") is None
+    True
+    """
+    if device == "cpu":
+        return None
+    first: dict[str, str] = {}
+    for address in sorted(workers):
+        first.setdefault(workers[address], address)
+    return tuple(first.values())
+
+
+def hosts_of(client: Client) -> dict[str, str]:
+    """Host of each worker by address."""
+    known = client.scheduler_info(n_workers=-1)["workers"]
+    return {address: str(told["host"]) for address, told in known.items()}
 
 
 def workers_now(client: Client) -> int:

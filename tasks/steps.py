@@ -33,7 +33,7 @@ from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef
 from catalog.versions import latest_version
 from models.cards import ModelCard, find_weights, load_card
-from models.numerics import Numerics, agree, choose_numerics
+from models.numerics import Numerics, agree, choose_device, choose_numerics
 from tasks import blocks, change, decisions, inference, mapping, polygons, scenario, terrain
 from tasks.artifacts import losses_of, progress_of, show_product
 from tasks.inference import Tone
@@ -42,6 +42,8 @@ from tasks.stages import (
     StageRecord,
     Stopwatch,
     collect_blocks,
+    hosts_of,
+    one_a_host,
     run_alone,
     run_blocks,
     run_whole,
@@ -270,8 +272,9 @@ def probability(settled: Settled, post: StoreRef, *, client: Client, threads: in
     told = json.dumps(network, sort_keys=True)
     job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads, numerics, told)
     return target, run_blocks(
-        "inference", blocks.probability_block, job, target=target, client=client, report=progress_of("Inference")
-    )
+        "inference", blocks.probability_block, job, target=target, client=client, report=progress_of("Inference"),
+        on=one_a_host(hosts_of(client), device=choose_device()),
+    )  # fmt: skip
 
 
 def _numerics(prepared: Prepared) -> Numerics:
