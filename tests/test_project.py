@@ -1,9 +1,7 @@
 """The promises of the project's own files: one set of dependencies, a deployment Prefect accepts, shippable weights."""
 
-import json
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -128,9 +126,3 @@ def test_shipped_weights_are_small():
 
 def test_default_model_has_weights():
     assert find_weights("mffenet-lite0").is_file()
-
-
-def test_models_command_lists_the_registry():
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "models", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert [row["name"] for row in json.loads(done.stdout)] == list(MODELS)
