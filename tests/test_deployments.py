@@ -28,21 +28,20 @@ def guarded(tmp_path_factory):
         yield server
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_prefect_accepts_the_deployments_and_a_worker_runs_one(database, tmp_path):
-    if database == "sqlite":
-        with serving(tmp_path) as server:
-            _deploy_and_detect(server, tmp_path)
-        return
+def test_prefect_accepts_the_deployments_and_a_worker_runs_one(guarded, tmp_path):
+    _deploy_again_and_detect(guarded, tmp_path)
+
+
+def test_prefect_on_postgresql_accepts_the_deployments_and_a_worker_runs_one(tmp_path):
     if not POSTGRES and not os.environ.get("CI"):
         pytest.skip("no PostgreSQL on this machine")
     with postgres(tmp_path) as address, serving(tmp_path, database=address) as server:
-        _deploy_and_detect(server, tmp_path)
+        server.deploy_all()
+        _deploy_again_and_detect(server, tmp_path)
         assert not (tmp_path / "prefect.db").exists()
 
 
-def _deploy_and_detect(server, folder):
-    server.deploy_all()
+def _deploy_again_and_detect(server, folder):
     server.run("deploy", "--all")  # again: nothing is there twice
     assert sorted(d["name"] for d in server.json("deployment", "ls")) == sorted(NAMES)
     named = [automation["name"] for automation in server.ask("automations/filter", {})]
