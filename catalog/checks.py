@@ -26,6 +26,7 @@ from catalog.items import (
     ITEM_SUFFIXES,
     LOCAL,
     check_scales,
+    find_asset,
     hosts_within,
     local_item,
     search_stac,
@@ -35,11 +36,15 @@ from catalog.offsets import with_offsets
 from catalog.opening import open_raster
 from catalog.outlines import Outlines, read_outlines
 from catalog.pixel_size import check_size, choose_gsd_m
+from catalog.pixels import check_mask, check_quality_band, warn_collar
 from catalog.rasters import RasterInfo, describe_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
 from catalog.sensors import Sensor, sensor
 from catalog.web import ANY_PUBLIC
+
+MIN_PIXELS: Final = 500
+"""Fewer tell no tone of a scene (`tasks.inference`)."""
 
 SAMPLE_PX: Final = 512
 """Longest side of the reduced picture whose values are looked at."""
@@ -82,9 +87,10 @@ def check_inputs(config: RunConfig) -> Inputs:
     footprint = _footprint(post_files, grid.epsg)
     dem = describe_dem(config.dem, allow_geographic=config.dem_reproject) if config.dem else None
     _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
+    _check_size(footprint, grid)
     warnings = [*_check_times(config, post, pre), *doubts]
     for epoch in filter(None, (post, pre)):
-        warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry)]
+        warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry), *_warn_collars(epoch, entry)]
     warnings += _warn_partial(config, pre_files, grid=grid)
     check_places(config)
     read = (area.sentence,) if area else ()
@@ -187,7 +193,26 @@ def _describe(epoch: Epoch, entry: Sensor) -> list[RasterInfo]:
         if item["properties"].get(LOCAL):
             for path, indexes in _band_files(item, entry).items():
                 _check_values(describe_raster(path), entry, indexes=indexes)
+            quality = find_asset(item, entry.qa_source.assets) if entry.qa_source else None
+            if quality is not None:
+                check_quality_band(describe_raster(quality["href"]), entry, quality[BAND_INDEX])
     return infos
+
+
+def _warn_collars(epoch: Epoch, entry: Sensor) -> list[str]:
+    if not entry.is_8bit:
+        return []
+    files = [pair for item in epoch.items if item["properties"].get(LOCAL) for pair in _band_files(item, entry).items()]
+    return [told for path, indexes in files for told in warn_collar(describe_raster(path), indexes)]
+
+
+def _check_size(footprint: BaseGeometry, grid: Grid) -> None:
+    pixels = footprint.area / grid.gsd_m**2
+    if pixels < MIN_PIXELS:
+        raise InputError(
+            f"post-event imagery: got {pixels:.0f} pixels of {grid.gsd_m:g} m; expected at least {MIN_PIXELS}; give a "
+            "larger picture"
+        )
 
 
 def _band_files(item: dict[str, Any], entry: Sensor) -> dict[str, list[int]]:
@@ -281,7 +306,10 @@ def _check_overlaps(
     area = footprint.intersection(seen)
     parts = [("pre-event imagery", pre)]
     parts += [("DEM", [describe_raster(config.dem, allow_geographic=True)])] if config.dem else []
-    parts += [("mask", [describe_raster(path, allow_geographic=True)]) for path in (*config.mask, *config.pre_mask)]
+    for flag, paths in (("--mask", config.mask), ("--pre-mask", config.pre_mask)):
+        for path in paths:
+            check_mask(mask := describe_raster(path, allow_geographic=True), flag)
+            parts.append(("mask", [mask]))
     for what, infos in parts:
         if infos and _footprint(infos, grid.epsg).intersection(area).area == 0:
             raise InputError(

@@ -252,7 +252,10 @@ _LANDSAT_FILES: Final = MappingProxyType(
 )  # fmt: skip
 """Landsat 8-9 and 4-7 number the same bands otherwise. Source: USGS LSDS-1619 and LSDS-1618, table of band files."""
 
-_PLANET_UDM2: Final = (("AnalyticMS_SR_harmonized", "udm2"), ("AnalyticMS_SR", "udm2"))
+_PLANET_UDM2: Final = (
+    *((f"AnalyticMS_SR{kind}", "udm2") for kind in ("_8b_harmonized", "_8b", "_harmonized", "")),
+    (".tif", "_udm2.tif"),
+)
 _OWN = "stated by whoever supplied the imagery"
 
 SENSORS: Final[Mapping[str, Sensor]] = MappingProxyType(

@@ -28,6 +28,8 @@ QA_VARIABLES: Final[dict[QaRule, str]] = {"scl": "scl", "landsat_qa_pixel": "qa_
 CLOUD_MIN_REFLECTANCE: Final = 0.40
 """A cloud's darkest visible band. Below lie dry soil and fresh landslides (Hokkaido 2018: 99.5 % under 0.5 in blue)."""
 
+VISIBLE: Final = ("blue", "green", "red")
+
 BLUISH_CLOUD_MIN_REFLECTANCE: Final = 0.30
 """The same where blue is not under red: thinner cloud is, soil hardly ever (0.2 % of Landslide4Sense's landslides)."""
 
@@ -113,7 +115,10 @@ def bright_white_quality(red: FloatArray, green: FloatArray, blue: FloatArray) -
 
 
 def quality(scene: xr.Dataset, *, qa: QaRule) -> xr.DataArray:
-    """Quality of a scene (y, x) uint8, lazy: the QA rule's class, NODATA where a band is NaN or `mask` is not zero.
+    """Quality of a scene (y, x) uint8, lazy: the QA rule's class, NODATA where not seen or `mask` is not zero.
+
+    A pixel is seen where its visible bands are not NaN (all bands, of a scene that has none): over water near infrared
+    and beyond may be corrected to less than nothing, which says nothing of what the network looks at.
 
     scene : bands of `BANDS` float32, NaN = nodata; the rule's variable (`QA_VARIABLES`); optionally `mask` uint8.
 
@@ -132,8 +137,9 @@ def quality(scene: xr.Dataset, *, qa: QaRule) -> xr.DataArray:
     labels: xr.DataArray = xr.apply_ufunc(
         kernel, *(scene[name] for name in needed), dask="parallelized", output_dtypes=[np.uint8]
     )
-    seen = scene[bands[0]].notnull()
-    for name in bands[1:]:
+    decisive = [name for name in bands if name in VISIBLE] or bands
+    seen = scene[decisive[0]].notnull()
+    for name in decisive[1:]:
         seen = seen & scene[name].notnull()
     if "mask" in scene:
         seen = seen & (scene["mask"] == 0)
@@ -233,6 +239,10 @@ def _check_stack(scenes: Sequence[xr.Dataset], qualities: Sequence[xr.DataArray]
 MIN_COMMON_PX: Final = 1000
 """Pixels seen in both epochs below which no radiometry is fitted."""
 
+SAME_REFLECTANCE: Final = 1e-3
+SAME_SHARE: Final = 0.9
+"""Share of pixels equal in all bands (to `SAME_REFLECTANCE`) from which pre is post: of real pairs next to none are."""
+
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _STABLE_SIGMA = 2.5  # residuals beyond this are change, not noise
 _NOISE_FLOOR = 1e-6  # reflectance: noise-free pairs divide by it
@@ -259,7 +269,7 @@ def fit_normalisation(pre: FloatArray, post: FloatArray, names: Sequence[str]) -
     until the kept pixels stay the same.
 
     Raises: InputError on fewer than `MIN_COMMON_PX` common pixels, on a band without contrast, or on bands that
-    do not rise together.
+    do not rise together, and on a pre that is post.
 
     Source: Canty, Nielsen and Schmidt (2004), RSE 91, orthogonal regression on no-change pixels; the trimming replaces
     their MAD transform.
@@ -271,6 +281,12 @@ def fit_normalisation(pre: FloatArray, post: FloatArray, names: Sequence[str]) -
             f"{MIN_COMMON_PX}; give a pre-event image that overlaps post and has less cloud"
         )
     x, y = pre[:, common].astype(np.float64), post[:, common].astype(np.float64)
+    same = float((np.abs(x - y) <= SAME_REFLECTANCE).all(axis=0).mean())
+    if same >= SAME_SHARE:
+        raise InputError(
+            f"radiometric normalisation: {same:.0%} of the pixels of pre are those of post; expected a picture "
+            "from before the event: nothing would count as changed; give it with --pre, or leave --pre out"
+        )
     gain, offset = _quartile_lines(x, y, names)
     stable = np.zeros(x.shape[1], bool)
     for _ in range(_MAX_ITERATIONS):

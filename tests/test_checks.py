@@ -108,7 +108,7 @@ def test_check_inputs_warns_of_a_dem_that_covers_a_part(given, tmp_path):
 
 
 def test_check_inputs_warns_of_a_sentinel_file_without_baseline(given, tmp_path):
-    post = write(tmp_path / "s2.tif", picture(bands=7, dtype=np.uint16, low=300, high=4000))
+    post = write(tmp_path / "s2.tif", picture(bands=6, dtype=np.uint16, low=300, high=4000))
     given = {**given, "sensor": "sentinel2-l2a", "post": (post,), "pre": ()}
     after = datetime(2024, 1, 2, tzinfo=UTC)
     assert any("processing baseline is not known" in told for told in checked(given, post_time_utc=after).warnings)
@@ -370,3 +370,39 @@ def test_check_inputs_stac_item_without_a_band(searched, api):
 
 def test_check_inputs_stac_does_not_answer(searched):
     refused("no usable answer", searched, stac={"url": "http://127.0.0.1:9", "collection": "s2"})
+
+
+def test_check_inputs_refuses_a_seventh_band_that_is_no_quality_band(given, tmp_path):
+    post = write(tmp_path / "sr.tif", picture(bands=7, dtype=np.uint16, low=8000, high=11000))
+    for name in ("sentinel2-l2a", "landsat-c2-l2"):
+        refused("band 7 is no quality band", given, sensor=name, post=(post,), pre=())
+
+
+def test_check_inputs_refuses_a_picture_of_too_few_pixels(given, tmp_path):
+    post = write(tmp_path / "tiny.tif", picture(size=10))
+    refused("got 100 pixels of 10 m; expected at least 500", given, post=(post,), pre=(), aoi=None, dem=None, mask=())
+
+
+@pytest.mark.parametrize(("name", "count"), [("composite_udm2.tif", 8), ("a.tif", 8), ("x_udm2_clear.tif", 1)])
+def test_check_inputs_refuses_a_usable_data_mask_as_mask(given, tmp_path, name, count):
+    usable = np.zeros((count, 60, 60), np.uint8)
+    usable[0] = 1
+    refused("--mask .* looks like a usable data mask", given, mask=(write(tmp_path / name, usable),))
+
+
+def collared(*, dark_inside=False):
+    values = picture(size=80)
+    collar = np.random.default_rng(2).integers(0, 4, (3, 80, 80)).astype(np.uint8)
+    collar[0] = 1
+    where = np.zeros((80, 80), bool)
+    where[20:60, 30:60] = dark_inside
+    where[:, :30] |= not dark_inside
+    return np.where(where, collar, values)
+
+
+@pytest.mark.parametrize("dark_inside", [False, True], ids=["collar", "lake"])
+def test_check_inputs_tells_of_a_collar_that_is_nearly_black(given, tmp_path, dark_inside):
+    post = write(tmp_path / "jpeg.tif", collared(dark_inside=dark_inside))
+    told = [t for t in checked(given, post=(post,), aoi=None).warnings if "looks like a collar" in t]
+    assert len(told) == (not dark_inside)
+    assert dark_inside or "38% of it" in told[0] or "37% of it" in told[0]

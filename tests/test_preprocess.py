@@ -177,11 +177,12 @@ def test_quality_hides_masked_pixels():
     assert pp.quality(scene, qa="none").data[0].tolist() == [Quality.CLEAR, Quality.NODATA, Quality.NODATA]
 
 
-def test_quality_needs_every_band():
+@pytest.mark.parametrize(("band", "expected"), [(0, Quality.NODATA), (2, Quality.NODATA), (3, Quality.CLEAR)])
+def test_quality_needs_every_visible_band(band, expected):
     bands = np.full((4, 1, 2), 0.1)
-    bands[3, 0, 1] = np.nan
+    bands[band, 0, 1] = np.nan
     scene = scene_of(*bands, names=(*RGB, "nir"))
-    assert pp.quality(scene, qa="none").data[0].tolist() == [Quality.CLEAR, Quality.NODATA]
+    assert pp.quality(scene, qa="none").data[0].tolist() == [Quality.CLEAR, expected]
 
 
 @pytest.mark.parametrize(("qa", "absent"), [("none", "blue"), ("scl", "scl"), ("udm2", "udm2")])
@@ -518,12 +519,20 @@ def test_fit_normalisation_ignores_nodata():
     assert got.n_stable <= np.isfinite(holes).all(axis=0).sum()
 
 
-def test_fit_normalisation_of_identical_epochs_is_the_identity():
+def test_fit_normalisation_of_nearly_identical_epochs_is_the_identity():
     pre, _ = samples()
-    got = pp.fit_normalisation(pre, pre, RGB)
-    np.testing.assert_allclose(got.gain, 1.0)
-    np.testing.assert_allclose(got.offset, 0.0, atol=1e-9)
-    assert got.n_stable == pre.shape[1]
+    got = pp.fit_normalisation(pre, pre + np.float32(0.002), RGB)
+    np.testing.assert_allclose(got.gain, 1.0, atol=1e-4)
+    np.testing.assert_allclose(got.offset, 0.002, atol=1e-4)
+
+
+@pytest.mark.parametrize("changed", [0.0, 0.05])
+def test_fit_normalisation_refuses_a_pre_that_is_post(changed):
+    pre, _ = samples()
+    post = pre.copy()
+    post[:, : int(changed * pre.shape[1])] += np.float32(0.1)
+    with pytest.raises(InputError, match=r"(95|100)% of the pixels of pre are those of post"):
+        pp.fit_normalisation(pre, post, RGB)
 
 
 def test_fit_normalisation_refuses_few_common_pixels():

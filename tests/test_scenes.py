@@ -237,6 +237,20 @@ def test_read_epoch_planet_classes_are_folded_from_the_file_beside(tmp_path, end
     assert scene["udm2"][:, 1].data.tolist() == [1, 6, 1, 1, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("image", "usable"),
+    [
+        ("s_3B_AnalyticMS_SR_8b_clip.tif", "s_3B_udm2_clip.tif"),
+        ("s_3B_AnalyticMS_SR_8b_harmonized_clip.tif", "s_3B_udm2_clip.tif"),
+        ("composite.tif", "composite_udm2.tif"),
+    ],
+)
+def test_local_item_finds_the_usable_data_mask_beside_it(tmp_path, image, usable):
+    path = write(tmp_path / image, np.full((8 if "8b" in image else 4, 5, 5), 1500, np.uint16))
+    write(tmp_path / usable, np.ones((8, 5, 5), np.uint8))
+    assert local_item(path, sensor("planetscope-4b")).assets["udm2"].href.endswith(usable)
+
+
 def test_epoch_quality_is_decided_by_scene(tmp_path):
     (with_band, _), (without, _) = (sentinel(tmp_path / f"{n}.tif", count=n) for n in (7, 6))
     epoch = epoch_of(with_band, without, name="sentinel2-l2a")
