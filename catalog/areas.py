@@ -19,6 +19,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from catalog.config import Event, is_event_id
 from catalog.files import write_whole
+from catalog.opening import open_raster
 from catalog.schema import InputError
 
 GEOD: Final = pyproj.Geod(ellps="WGS84")
@@ -135,11 +136,11 @@ def on_land_with_relief(area: Area, dem: str, *, min_relief_m: float) -> Area:
     """
     left = []
     try:
-        with rasterio.open(dem) as source:
+        with open_raster(dem) as source:
             for piece in _sides(area.geometry):
                 known, kept = _relief(source, piece, min_relief_m=min_relief_m)
                 left += [piece.intersection(kept), piece.difference(known)]
-    except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
+    except (InputError, rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
         raise InputError(f"DEM {dem}: cannot be read ({error}); correct `dem` of the earthquakes' policy") from None
     found = _polygons(shapely.union_all(left))
     simpler = _polygons(shapely.make_valid(shapely.simplify(found, SIMPLER_DEG)))

@@ -127,7 +127,7 @@ def _stated_gsd_m(path: Path) -> float | None:
 
 
 def _profile_of(classes: Path) -> dict[str, Any]:
-    with rasterio.open(classes) as product:
+    with open_raster(str(classes)) as product:
         return {key: product.profile[key] for key in ("crs", "transform", "width", "height")}
 
 
@@ -158,7 +158,7 @@ def _burn_classes(
 def check_overlap(outlines: gpd.GeoDataFrame | Reference, classes: Path, *, what: str, name: str) -> None:
     """Raise InputError when something lies wholly outside of a class raster."""
     epsg = epsg_of(classes)
-    with rasterio.open(classes) as product:
+    with open_raster(str(classes)) as product:
         ground = box(*product.bounds)
     if isinstance(outlines, Reference):
         meets = box(*outlines.info.bounds_in(epsg)).intersection(ground).area > 0
@@ -188,7 +188,7 @@ def read_strips(
 
     Valid is what lies inside the area of interest, where `valid` is above 0 and a raster of truth says something.
     """
-    with rasterio.open(classes) as product:
+    with open_raster(str(classes)) as product:
         for window in strips(product):
             predicted = product.read(1, window=window)
             seen = _looked_at(product, window, aoi=aoi, valid=valid)
@@ -227,7 +227,7 @@ def _burn(layer: gpd.GeoDataFrame, product: Any, window: RioWindow) -> NDArray[n
 
 def polygons_of(classes: Path, *, value: int) -> gpd.GeoDataFrame:
     """The outlines of a value of a class raster."""
-    with rasterio.open(classes) as product:
+    with open_raster(str(classes)) as product:
         band = product.read(1)
         pieces = [shape(s) for s, _ in shapes(band, mask=band == value, connectivity=4, transform=product.transform)]
         return gpd.GeoDataFrame(geometry=pieces, crs=product.crs)
@@ -236,7 +236,7 @@ def polygons_of(classes: Path, *, value: int) -> gpd.GeoDataFrame:
 def valid_ground(classes: Path, *, aoi: gpd.GeoDataFrame | None, valid: Reference | None) -> gpd.GeoDataFrame:
     """Where both the product observed and the reference was mapped, as polygons of at most `GROUND_PX` a side."""
     pieces: list[BaseGeometry] = []
-    with rasterio.open(classes) as product:
+    with open_raster(str(classes)) as product:
         for window in strips(product):
             seen = product.read(1, window=window) != NOT_OBSERVED
             seen &= _looked_at(product, window, aoi=aoi, valid=valid)

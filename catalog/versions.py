@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import geopandas as gpd
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 
 from catalog import store
 from catalog.files import sha256_of
 from catalog.folders import free_number, read_run, version_folders, way_out
+from catalog.opening import open_raster
 from catalog.schema import NOT_OBSERVED, InputError, StoreError
 from catalog.store import StoreRef
 
@@ -71,7 +71,7 @@ class Version:
 
     def observed_at(self, points: gpd.GeoSeries) -> NDArray[np.bool_]:
         """Whether it saw the ground at each point, (n,)."""
-        with rasterio.open(self.folder / "class.tif") as tif:
+        with open_raster(str(self.folder / "class.tif")) as tif:
             places = points.to_crs(tif.crs)
             picked = [value[0] for value in tif.sample(zip(places.x, places.y, strict=True), masked=False)]
             left, bottom, right, top = tif.bounds
@@ -82,7 +82,7 @@ class Version:
     def newly_observed_m2(self, classes: StoreRef) -> float | None:
         """Ground that a later class raster of the same pixels sees and this one did not; None for other pixels."""
         grid, name, pixels = classes.grid, classes.names[0], 0
-        with rasterio.open(self.folder / "class.tif") as tif:
+        with open_raster(str(self.folder / "class.tif")) as tif:
             if tif.crs.to_epsg() != grid.epsg or abs(tif.transform.a - grid.gsd_m) > 1e-9:
                 return None
             row0, col0 = round(-tif.transform.f / grid.gsd_m), round(tif.transform.c / grid.gsd_m)

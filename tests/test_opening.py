@@ -1,10 +1,12 @@
 """Files of others: what GDAL would follow is not followed, at every place where a file comes in."""
 
+import ast
 import json
 import zipfile
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,3 +320,46 @@ def test_other_addresses_are_refused_at_the_check(home, path):
     for entry in ("post", "pre", "mask", "dem"):
         with pytest.raises(InputError, match="no such archive|no address that is read here"):
             ENTRIES[entry](home, path)
+
+
+# --- in one place ----------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+READERS = {
+    "rasterio.open": {"catalog/opening.py"}, "rasterio.io.DatasetReader": set(), "WarpedVRT": {"catalog/opening.py"},
+    # their content is looked at first (catalog.layers), or they are products of our own
+    "pyogrio.raw.read": {"catalog/outlines.py"}, "pyogrio.list_layers": {"catalog/layers.py"},
+    "pyogrio.read_info": {"catalog/layers.py"},
+    "pyogrio.read_dataframe": {"catalog/vectors.py", "catalog/truth.py"},
+    "geopandas.read_file": {"catalog/responses.py"}, "gpd.read_file": set(),
+}  # fmt: skip
+"""What lets GDAL open a file to read, and where that may stand."""
+
+
+def opened_in(text):
+    """Calls that let GDAL open a file to read; a raster that is written has its mode beside its name."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and (name := ast.unparse(node.func)) in READERS:
+            written = (
+                len(node.args) > 1 and isinstance(node.args[1], ast.Constant) and node.args[1].value in ("w", "r+")
+            )
+            if not (name == "rasterio.open" and written):
+                yield name
+
+
+def test_files_are_opened_in_one_place():
+    strangers = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for package in ("catalog", "models", "tasks", "flows")
+        for path in sorted((ROOT / package).glob("*.py"))
+        for name in opened_in(path.read_text())
+        if str(path.relative_to(ROOT)) not in READERS[name]
+    ]
+    assert strangers == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("rasterio.open(p)", 1), ('rasterio.open(p, "w", **k)', 0), ("open(p)", 0)]
+)
+def test_opening_is_recognised(text, found):
+    assert len(list(opened_in(text))) == found
