@@ -204,9 +204,15 @@ def terminal_handler() -> logging.Handler:
     return handler
 
 
+LATE_WORKER: Final = "Worker process still alive"
+"""What Dask says of a worker that a busy machine ends late, before it ends it."""
+
+
 def _is_news(line: logging.LogRecord) -> bool:
-    """False for lines of Prefect's own below WARNING, and for failures that its engine hands on to the command."""
+    """False for what Prefect's engine hands on to the command or says below WARNING, and for late workers of Dask."""
     place = Path(line.pathname)
+    if line.name == "distributed.nanny" and line.getMessage().startswith(LATE_WORKER):
+        return False
     if "prefect" not in place.parent.parts:
         return True
     error = line.exc_info[1] if line.exc_info else None

@@ -313,3 +313,12 @@ def test_terminal_leaves_what_ended_a_run_to_the_command(error, where, shown):
     told = (type(error), error, None) if error else None
     record = logging.LogRecord("prefect.flow_runs", logging.ERROR, f"/x/{where}", 1, "Encountered", (), told)
     assert bool(terminal_handler().filter(record)) == shown
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [("Worker process still alive after 4.0 seconds, killing", False), ("Worker process 7 was killed by 9", True)],
+)
+def test_terminal_does_not_show_how_late_a_worker_ended(message, shown):
+    record = logging.LogRecord("distributed.nanny", logging.WARNING, "/x/nanny.py", 1, message, (), None)
+    assert bool(terminal_handler().filter(record)) == shown
