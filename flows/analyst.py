@@ -15,6 +15,7 @@ import typer
 
 from catalog.config import RunConfig, as_keys, parse_config
 from catalog.events import with_event
+from catalog.folders import read_run
 from catalog.schema import InputError
 from flows.surroundings import check_prefect_home
 from flows.terminal import CONFIG_SUFFIXES, flow_run, given, print_end, print_scores, read_config
@@ -172,7 +173,7 @@ def adapt(
 def _scene_values(scene: Path) -> dict[str, Any]:
     """The configuration of a product's run, of a YAML file, or of a raster."""
     if (scene / "run.json").is_file():
-        return as_keys(json.loads((scene / "run.json").read_text(encoding="utf-8"))["config"])
+        return as_keys(read_run(scene)["config"])
     if scene.suffix.lower() in CONFIG_SUFFIXES:
         return as_keys(read_config(scene))
     return {"post": (str(scene),), "name": scene.stem}

@@ -14,6 +14,7 @@ from prefect.events.clients import get_events_client
 from catalog.markdown import plain
 from catalog.policy import load_policy
 from catalog.schema import LandslideError, StoreError
+from catalog.secrets import guard_logs
 from catalog.watching import Poll, poll
 from catalog.watchlist import Announcement
 
@@ -42,6 +43,7 @@ def watch_earthquakes(policy: str | None = None) -> str:
     watch list, or, once the others are decided upon and told, when something went wrong with an earthquake.
 
     """
+    guard_logs()
     told = load_policy(policy)
     now = datetime.now(UTC)
     found = poll(told, now=now, emit=announce)

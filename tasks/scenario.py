@@ -221,7 +221,19 @@ def kept_weights(config: RunConfig, plan: Plan, earlier: Earlier | None) -> Path
     if json.loads(json.dumps(origin)) != json.loads(json.dumps(wanted)):
         return None
     place = Path(_place(config, earlier.network_origin))
-    return place if place.is_file() else None
+    return place if are_sound(place) else None
+
+
+def are_sound(weights: Path) -> bool:
+    """Whether an event's own weights are there, as their card says; damaged ones are warned of, and made again."""
+    if not weights.is_file():
+        return False
+    try:
+        load_card(weights)
+    except ValueError as error:
+        logger.warning("%s: %s; the weights are made again", weights, error)
+        return False
+    return True
 
 
 def adapt_network(job: AdaptJob) -> None:

@@ -241,9 +241,10 @@ def _settle(prepared: Prepared, post: StoreRef, tone: Tone, *, client: Client, t
         threads=threads, mode=_numerics(prepared).mode,
     )  # fmt: skip
     weights, made = Path(plan.job.weights), "made by an earlier run of the same inputs"
-    if not weights.is_file() and (kept := scenario.kept_weights(config, plan, prepared.earlier)):
+    sound = scenario.are_sound(weights)
+    if not sound and (kept := scenario.kept_weights(config, plan, prepared.earlier)):
         weights, made = kept, "kept from the version before, whose scenes are still among these"
-    elif not weights.is_file():
+    elif not sound:
         run_alone("network", plan.kernel, plan.job, client=client, topic=scenario.TOPIC, report=losses_of("Network"))
         made = "made by this run"
     card = load_card(weights)

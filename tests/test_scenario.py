@@ -1,6 +1,7 @@
 """The scene's own network through the real flow: adapted from other events, or fine-tuned on labels of the area."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +182,20 @@ def test_settings_of_the_adaptation_that_do_not_fit_are_refused(run, tmp_path, s
     config = {"post": str(scene["post"]), "name": "x", "adapt": str(tiles), "adaptation": settings}
     (tmp_path / "run.yaml").write_text(json.dumps(config))  # JSON is YAML
     assert message in refused(run, "detect", tmp_path / "run.yaml", "--root", tmp_path / "s", "--out", tmp_path / "o")
+
+
+def test_weights_of_an_event_that_were_damaged_are_made_again(tmp_path, caplog):
+    source = find_weights("mffenet-lite0")
+    for path in (source, source.with_suffix(".json")):
+        shutil.copy(path, tmp_path)
+    weights = tmp_path / source.name
+    assert scenario.are_sound(weights)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert not scenario.are_sound(weights)
+    assert f"{weights}: model card" in caplog.text
+    assert not scenario.are_sound(tmp_path / "none.safetensors")
 
 
 def test_adanet_starts_the_same_whatever_the_worker_did_before():
