@@ -20,8 +20,8 @@ from tasks.thresholds import Threshold
 TONE_TOLERANCE: Final = 0.1
 """Relative move of a band's median: half of what the networks' augmentation varies brightness by."""
 GAMMA_TOLERANCE: Final = 0.1
-THRESHOLD_TOLERANCE: Final = 0.35
-"""In log odds, which the threshold moves in: from 0.38 down to 0.30, or from 0.030 to 0.021."""
+THRESHOLD_TOLERANCE: Final = 0.5
+"""In log odds, which the threshold moves in: from 0.38 down to 0.27, or from 0.030 to 0.018."""
 SHIFT_TOLERANCE_PX: Final = 0.25
 SCALE_TOLERANCE: Final = 0.2
 """Relative move of a spread on stable ground, and move of a median in spreads: the veto of what did not change is at
