@@ -123,7 +123,7 @@ def test_average_needs_the_tiles_of_its_trainings(tiles, trainings, tmp_path):
 def test_average_command_prints_the_weights_file(run, tiles, trainings, tmp_path):  # noqa: F811
     _, one, two = trainings
     words = ["--tiles", tiles, "--leave-out", "B", "--out", tmp_path / "mean"]
-    assert "`weights`: Tuple should have at least 2 items" in refused(run, "average", one, *words)
+    assert "expected a list of at least 2" in refused(run, "average", one, *words)
     assert "`tiles` is missing; pass --tiles" in refused(run, "average", one, two)
     weights = tmp_path / "mean/mffenet-lite0-w32.safetensors"
     status, out, _ = run("average", one.parent, two.parent, *words)

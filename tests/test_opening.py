@@ -202,9 +202,11 @@ def test_remote_raster_is_read_at_every_entry(home):
     raster(home / "www" / "scene.tif", picture())
     raster(home / "www" / "scene.jp2", picture(), driver="JP2OpenJPEG")
     raster(home / "www" / "dem.tif", np.full((1, 64, 64), 300, np.int16))
+    raster(home / "www" / "mask.tif", picture()[:1])
+    named = {"dem": "dem.tif", "mask": "mask.tif", "pre-mask": "mask.tif"}
     with files_of(home / "www") as web:
         for name, entry in ENTRIES.items():
-            assert entry(home, f"http://{web}/{'dem.tif' if name == 'dem' else 'scene.tif'}")
+            assert entry(home, f"http://{web}/{named.get(name, 'scene.tif')}")
         assert ENTRIES["saved item"](home, f"http://{web}/scene.jp2").grid.gsd_m == 10
 
 

@@ -85,7 +85,7 @@ def test_adaptation_shows_its_losses_in_its_run(scene, tiles, tmp_path, prefect_
                      "workers": 1, "root": str(tmp_path / "store"), "out": str(tmp_path / "out")})  # fmt: skip
     assert Path(weights).is_file()
     asked = {"artifacts": {"key": {"any_": ["network", "network-losses"]}}, "sort": "KEY_ASC"}
-    progress, losses = httpx.post(f"{prefect_api}/artifacts/filter", json=asked).json()
+    progress, losses = httpx.post(f"{prefect_api}/artifacts/latest/filter", json=asked).json()
     assert progress["data"] == 100.0
     (row,) = json.loads(losses["data"])
     assert row["step"] == 2

@@ -103,7 +103,7 @@ def test_watch_earthquakes_tells_prefect_once_of_each_revision(prefect_api, tmp_
     assert events[0]["resource"]["prefect.resource.name"] == "M 7.1 - there"
     assert load_watchlist(tmp_path / "state").outbox == ()
     artifacts = _asked(prefect_api, "artifacts/filter", {})
-    assert any("| us1 | M 6.6 - there | active |" in artifact["data"] for artifact in artifacts)
+    assert any("| us1 | M 6.6 - there | active |" in str(artifact["data"]) for artifact in artifacts)
 
 
 @pytest.mark.slow
