@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from queue import SimpleQueue
@@ -145,7 +145,8 @@ def run_blocks(
             entries.append(entry)
             cpu_s += block_cpu_s
             report(total - len(pending) + done, total)
-        store.mark_complete(target)
+        with _disk_of(stage):
+            store.mark_complete(target)
     record = StageRecord(
         stage=stage,
         wall_s=round(time.perf_counter() - started, 2),
@@ -180,11 +181,13 @@ def open_target(stage: str, target: StoreRef, *, client: Client) -> tuple[tuple[
 
     What was damaged since it was written leaves the ledger, with a warning that names it.
     """
-    store.create_store(target)
-    entries = store.discard_void_entries(target)
+    with _disk_of(stage):
+        store.create_store(target)
+        entries = store.discard_void_entries(target)
     finished = [block for block in target.grid.blocks if block.id in entries]
     damaged, cpu_s = _damage(stage, target, finished, client=client)
-    store.discard_blocks(target, damaged)
+    with _disk_of(stage):
+        store.discard_blocks(target, damaged)
     sound = {*finished} - {*damaged}
     pending = tuple(block for block in target.grid.blocks if block not in sound)
     return pending, Audit(len(damaged), cpu_s)
@@ -321,6 +324,15 @@ def _next_done(futures: Sequence[Any]) -> Sequence[Any]:
         return ()
 
 
+@contextmanager
+def _disk_of(stage: str) -> Iterator[None]:
+    """Name the stage whose store could not be written or read here, as the workers' errors name theirs."""
+    try:
+        yield
+    except OSError as error:
+        raise _failed(stage, error) from error
+
+
 def _failed(where: str, error: BaseException) -> LandslideError:
     """The error of a block that says where it happened: of the same class when it is one of ours."""
     if isinstance(error, LandslideError):
@@ -340,7 +352,8 @@ def run_whole(stage: str, kernel: Callable[..., Any], job: object, *, target: St
             if (error := future.exception()) is not None:  # type: ignore[no-untyped-call]
                 raise _failed(stage, error) from error
             entries, cpu_s = future.result()
-        store.mark_complete(target)
+        with _disk_of(stage):
+            store.mark_complete(target)
     total = len(target.grid.blocks)
     return StageRecord(
         stage, round(time.perf_counter() - started, 2), round(cpu_s + audit.cpu_s, 2), total, total - len(pending),
