@@ -283,6 +283,8 @@ def warnings(run: Run) -> list[str]:
     told = list(run.prepared.inputs.warnings)
     if run.pairing and run.pairing.coregistration.verdict() == "warn":
         told.append(run.pairing.coregistration.sentence())
+    if run.pairing and run.pairing.refused and run.pairing.coregistration.verdict() != "refuse":
+        told.append(f"pre-event imagery was given, and is not used: {run.pairing.refused}")
     return told
 
 

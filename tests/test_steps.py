@@ -110,6 +110,12 @@ def test_pair_that_is_refused_is_not_called_used(tmp_path):
     assert not [told for told in story.warnings(run) if "co-registered" in told]
 
 
+def test_pre_that_is_post_is_warned_of_and_not_used(tmp_path):
+    run = paired(tmp_path, pre=texture(), post=texture())
+    assert not run.pairing.usable
+    assert "100% of the pixels of pre are those of post" in story.warnings(run)[-1]
+
+
 def test_pair_without_common_radiometry_leaves_pre_out_and_goes_on(tmp_path):
     pre = texture()
     pre[2] = 90  # a band without contrast cannot be normalised
