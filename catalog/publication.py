@@ -20,6 +20,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.errors import RasterioError
 
 from catalog.export import WRITERS, read_preview, write_run
+from catalog.files import sync
 from catalog.folders import RUN, read_run
 from catalog.leftovers import cleared
 from catalog.product import Product, check_product
@@ -80,9 +81,9 @@ def _write_version(product: Product, final: Path, *, closing: Callable[[], Mappi
             partial.mkdir(parents=True)
             _write_all(product, partial, closing=closing)
             for path in (*sorted(partial.iterdir()), partial):
-                _sync(path)
+                sync(path)
             partial.rename(final)
-            _sync(final.parent)
+            sync(final.parent)
     except UNWRITABLE as error:
         raise StoreError(
             f"{final}: cannot be written ({error}); nothing was published; make room, then run the same command "
@@ -98,15 +99,6 @@ def _write_all(product: Product, folder: Path, *, closing: Callable[[], Mapping[
         log.info("%s v%d: %s, %d bytes, %.1f s", product.event_id, product.version, name, path.stat().st_size,
                  perf_counter() - started)  # fmt: skip
     write_run(replace(product, provenance={**product.provenance, **hidden(closing())}), folder)
-
-
-def _sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk: a loss of power then leaves them."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _list(product: Product, event_dir: Path) -> None:
