@@ -11,7 +11,6 @@ _HOMES = {
     "check_inputs": "catalog.checks",
     "latest_version": "catalog.versions",
     "parse_config": "catalog.config",
-    "read_landslides": "catalog.vectors",
 }
 __all__ = tuple(_HOMES)
 
