@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 from typing import Final
 
+from catalog.schema import FloatArray
 from tasks.change import ChangeScaling
 from tasks.inference import Tone
 from tasks.preprocess import Normalisation
@@ -20,8 +21,9 @@ from tasks.thresholds import Threshold
 TONE_TOLERANCE: Final = 0.1
 """Relative move of a band's median: half of what the networks' augmentation varies brightness by."""
 GAMMA_TOLERANCE: Final = 0.1
-THRESHOLD_TOLERANCE: Final = 0.5
-"""In log odds, which the threshold moves in: from 0.38 down to 0.27, or from 0.030 to 0.018."""
+AREA_TOLERANCE: Final = 1.3
+"""Area that one threshold calls landslide over that of the other: as far as the area of a scene whose blocks are drawn
+anew moves (95th over 5th percentile, docs/adr/0022)."""
 SHIFT_TOLERANCE_PX: Final = 0.25
 SCALE_TOLERANCE: Final = 0.2
 """Relative move of a spread on stable ground, and move of a median in spreads: the veto of what did not change is at
@@ -46,21 +48,21 @@ def keep_tone(before: Tone | None, now: Tone, *, version: int) -> tuple[Tone, st
     return before, f"tone: version {version}'s is kept, the scene's medians moved by {100 * moved:.0f} %"
 
 
-def keep_threshold(before: float | None, now: Threshold, *, version: int) -> Threshold:
-    """The threshold to use: the earlier one while the scene's own stays near it."""
+def keep_threshold(before: float | None, now: Threshold, sample: FloatArray, *, version: int) -> Threshold:
+    """The threshold to use: the earlier one while it calls about as much of the scene landslide as the scene's own.
+
+    sample : landslide probabilities of the scene as it is now, any shape, NaN = not observed.
+    """
     if before is None or before == now.probability:
         return now
-    if abs(_log_odds(before) - _log_odds(now.probability)) > THRESHOLD_TOLERANCE:
+    then, calls = (max(int((sample >= cut).sum()), 1) for cut in (before, now.probability))
+    if max(then, calls) > AREA_TOLERANCE * min(then, calls):
         return now
-    return replace(
-        now,
-        probability=before,
-        reason=f"version {version}'s, {before:g}, is kept: the scene's own is now {now.probability:g}",
+    reason = (
+        f"version {version}'s, {before:g}, is kept: the scene's own, {now.probability:g}, would call "
+        f"{calls / then:.2f} times the area landslide"
     )
-
-
-def _log_odds(probability: float) -> float:
-    return math.log(probability / (1.0 - probability))
+    return replace(now, probability=before, reason=reason)
 
 
 def still_matches(before: Coregistration, now: Coregistration) -> bool:

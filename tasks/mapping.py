@@ -38,7 +38,7 @@ def choose_threshold(prepared: Prepared, probability: StoreRef) -> Threshold:
         earlier = prepared.earlier
         if earlier is None or earlier.weights_sha256 != prepared.card.weights_sha256:
             return now
-        return decisions.keep_threshold(earlier.threshold, now, version=earlier.version)
+        return decisions.keep_threshold(earlier.threshold, now, sample, version=earlier.version)
     if wanted == "card":
         return Threshold(card, f"the model card's, {card:g}, as asked for")
     return Threshold(wanted, f"{wanted:g}, as asked for")

@@ -1,5 +1,6 @@
 """When an earlier version's decisions stand, and when they are made anew."""
 
+import numpy as np
 import pytest
 
 from tasks.change import ChangeScaling
@@ -34,19 +35,28 @@ def test_tone_of_a_first_version_is_its_own_and_needs_no_reason():
 @pytest.mark.parametrize(
     ("before", "now", "kept"),
     [
-        (0.32, 0.30, True),
-        (0.10, 0.30, False),
+        (0.30, 0.25, True),  # a fifth more
+        (0.25, 0.30, True),
+        (0.30, 0.20, False),  # half as much again
+        (0.20, 0.30, False),
+        (0.012, 0.010, True),
+        (0.030, 0.010, False),  # 0.02 in probability, and three times the landslides
         (None, 0.30, False),
         (0.30, 0.30, False),
-        (0.060, 0.025, False),  # 0.035 in probability, and half of the landslides
-        (0.028, 0.025, True),
     ],
 )
-def test_threshold_is_kept_while_it_stays_near(before, now, kept):
-    found = keep_threshold(before, Threshold(now, "the scene's", 0.8, 1.0), version=3)
+def test_threshold_is_kept_while_it_calls_about_as_much_landslide(before, now, kept):
+    sample = np.append(1e-3 / np.linspace(1 / 300_000, 1.0, 300_000), np.nan)  # the share above p is 1 / 1000 p
+    found = keep_threshold(before, Threshold(now, "the scene's", 0.8, 1.0), sample, version=3)
     assert found.probability == (before if kept else now)
     assert (found.separability, found.weight) == (0.8, 1.0)
     assert ("version 3's" in found.reason) == kept
+
+
+def test_reason_of_a_kept_threshold_says_what_the_other_would_have_called():
+    sample = 1e-3 / np.linspace(1 / 300_000, 1.0, 300_000)
+    kept = keep_threshold(0.30, Threshold(0.25, ""), sample, version=1)
+    assert kept.reason.endswith("the scene's own, 0.25, would call 1.20 times the area landslide")
 
 
 def shift(dy, dx, *, residual=0.1):
