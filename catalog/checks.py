@@ -18,7 +18,7 @@ from shapely.geometry.base import BaseGeometry
 from shapely.ops import unary_union
 
 from catalog.config import DEFAULT_BLOCK_PX, Event, RunConfig
-from catalog.files import probe_root
+from catalog.files import own_hosts, probe_root
 from catalog.grid import Bounds, Grid, bbox_of, is_near_zone, is_utm, snap_grid, utm_epsg
 from catalog.items import (
     BAND_INDEX,
@@ -149,7 +149,8 @@ def _epoch(role: Role, config: RunConfig, entry: Sensor, aoi: Outlines | None) -
     elif config.stac is not None:
         items = _search(role, config, entry, aoi)
         own = urlsplit(config.stac.url)
-        named = (own.netloc, *(host for host in hosts_within(items) if host.partition(":")[0] == own.hostname))
+        beside = (host for host in hosts_within(items) if host.partition(":")[0] == own.hostname)
+        named = (own_hosts(config.stac.url)[0], *beside)
     else:
         return None
     hosts = config.hosts or (*named, ANY_PUBLIC)
@@ -174,7 +175,9 @@ def _search(role: Role, config: RunConfig, entry: Sensor, aoi: Outlines | None) 
         (event.time_utc - before, event.time_utc) if role == "pre" else (event.time_utc, event.time_utc + after)
     )
     bbox = bbox_of(shapely.get_coordinates(aoi.in_crs(4326).geometry).T)
-    found = search_stac(stac, sensor=entry, bbox=bbox, start=start, end=end)
+    own, public = own_hosts(stac.url)
+    hosts = (own, *(config.hosts or (public,)))
+    found = search_stac(stac, sensor=entry, bbox=bbox, start=start, end=end, hosts=hosts)
     if not found:
         raise InputError(
             f"STAC search for {role}-event imagery: nothing in {stac.collection} from {start:%Y-%m-%d} to "

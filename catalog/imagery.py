@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import urlencode
 
-import pystac
 import shapely
-from pystac_client import Client
-from pystac_client.exceptions import APIError
-from pystac_client.stac_api_io import StacApiIO
 from shapely.geometry.base import BaseGeometry
 
 from catalog.apart import kept_apart
@@ -24,16 +18,12 @@ from catalog.policy import ImageryPolicy, StacSource
 from catalog.schema import InputError
 from catalog.secrets import redact
 from catalog.sensors import sensor
-from catalog.web import Unanswered, fetch, parse_json
+from catalog.stac_api import NONSENSE, ask_api
+from catalog.web import Unanswered
 
 logger = logging.getLogger(__name__)
 
-PAGE_ITEMS: Final = 100
-MAX_PAGES: Final = 50
-TRIES: Final = 2
 MAX_TOLD: Final = 20
-NONSENSE: Final = (pystac.STACError, pystac.STACTypeError, APIError, ValueError, KeyError, TypeError, AttributeError)
-"""What pystac-client raises of an answer that is no STAC."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +53,19 @@ def search_imagery(
     passed: list[str] = []
     silent: list[str] = []
     for source in policy.sources:
-        answer: tuple[list[Any], list[str]] | None = None
+        answer: tuple[list[Any], bool] | None = None
         with kept_apart(f"{source.url} is passed over", passed):
             try:
                 bbox = bbox_of(shapely.get_coordinates(area).T)
-                query = {"bbox": bbox, "datetime": [start, end], "limit": PAGE_ITEMS}
+                query = {"bbox": bbox, "datetime": [start, end]}
                 answer = _ask(source, policy=policy, hosts=hosts, **query)
             except NONSENSE as error:
                 raise InputError(_short(error)) from None
         if answer is None:
             silent.append(source.url)
             continue
-        told += answer[1]
+        if answer[1]:
+            told.append(f"{source.url} lists more than {len(answer[0])} items: the first are looked at")
         for value in answer[0]:
             with kept_apart(f"an item of {source.url} is refused", told):
                 scenes.append(_scene_of(value, source, area=area, start=start, end=end, hosts=hosts))
@@ -107,72 +98,26 @@ def is_withdrawn(scene: Scene, policy: ImageryPolicy, *, hosts: Sequence[str]) -
     return not listed
 
 
-def _short(error: Exception) -> str:
-    return f"{str(error) or type(error).__name__:.300}"
-
-
-# --- asking ----------------------------------------------------------------------------------------------------------
-
-
-class _GuardedIO(StacApiIO):
-    """pystac-client over `catalog.web`: allowed hosts, limits of size and time, GET, and strict JSON."""
-
-    def __init__(self, *, hosts: Sequence[str], timeout_s: float) -> None:
-        super().__init__(max_retries=None)
-        self.hosts, self.timeout_s = hosts, timeout_s
-
-    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:  # noqa: ANN401 - pystac's
-        """The answer; a link to a file is never opened."""
-        if isinstance(source, pystac.Link):
-            link = source.to_dict()
-            return self.request(str(link["href"]), method=link.get("method"))
-        return self.request(str(source), *args, **kwargs)
-
-    def request(
-        self,
-        href: str,
-        method: str | None = None,
-        headers: dict[str, str] | None = None,
-        parameters: dict[str, Any] | None = None,
-    ) -> str:
-        """The text at an address."""
-        if (method or "GET").upper() != "GET":
-            raise InputError(f"{href:.200}: asks to be read by {method!r:.20}; expected GET")
-        url = href + (("&" if "?" in href else "?") + urlencode(parameters) if parameters else "")
-        return fetch(url, hosts=self.hosts, timeout_s=self.timeout_s, tries=TRIES).decode("utf-8")
-
-    def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - pystac's
-        """The object of a JSON text."""
-        value = parse_json(txt.encode(), where="STAC answer")
-        if not isinstance(value, dict):
-            raise InputError(f"STAC answer: got a {type(value).__name__}; expected an object")
-        return value
-
-
 def _ask(
     source: StacSource,
     *,
     policy: ImageryPolicy,
     hosts: Sequence[str],
     **query: Any,  # noqa: ANN401 - pystac-client's
-) -> tuple[list[Any], list[str]]:
-    """Items of a source as it sent them, and what was left of them."""
-    deadline = time.monotonic() + 4 * policy.timeout_s
-    guarded = _GuardedIO(hosts=with_own(source.url, hosts), timeout_s=policy.timeout_s)
-    client = Client.open(source.url, stac_io=guarded)
-    search = client.search(method="GET", collections=[source.collection], max_items=None, **query)
-    listed: list[Any] = []
-    for number, page in enumerate(search.pages_as_dicts(), 1):
-        if not isinstance(page.get("features"), list):
-            raise InputError("STAC answer: got no list of features; expected an ItemCollection")
-        listed += page["features"]
-        more = any(link.get("rel") == "next" for link in page.get("links") or [])
-        if len(listed) > policy.max_items or (more and number >= MAX_PAGES):
-            told = f"{source.url} lists more than {min(len(listed), policy.max_items)} items: the first are looked at"
-            return listed[: policy.max_items], [told]
-        if time.monotonic() > deadline:
-            raise Unanswered(f"pages did not end within {4 * policy.timeout_s:g} s")
-    return listed, []
+) -> tuple[list[Any], bool]:
+    """Items of a source as it sent them, and whether it has more."""
+    return ask_api(
+        source.url,
+        collection=source.collection,
+        hosts=with_own(source.url, hosts),
+        timeout_s=policy.timeout_s,
+        max_items=policy.max_items,
+        **query,
+    )
+
+
+def _short(error: Exception) -> str:
+    return f"{str(error) or type(error).__name__:.300}"
 
 
 def _scene_of(

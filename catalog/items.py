@@ -12,8 +12,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pystac
-from pystac_client import Client
-from pystac_client.exceptions import APIError
 from shapely.geometry import box, mapping
 
 from catalog.areas import split_at_antimeridian
@@ -22,9 +20,12 @@ from catalog.config import StacConfig
 from catalog.deliveries import find_delivery
 from catalog.files import absolute, exists, is_url, name_of
 from catalog.grid import Bounds
+from catalog.ranges import without_login
 from catalog.rasters import RasterInfo, date_text, describe_raster
 from catalog.schema import InputError
 from catalog.sensors import OFFSET, OFFSET_REASON, QaSource, Sensor, band_fields
+from catalog.stac_api import NONSENSE, ask_api
+from catalog.web import Unanswered
 
 logger = logging.getLogger(__name__)
 
@@ -213,20 +214,28 @@ def check_scales(item: Mapping[str, Any], sensor: Sensor) -> None:
 
 
 def search_stac(
-    stac: StacConfig, *, sensor: Sensor, bbox: Bounds, start: datetime, end: datetime
+    stac: StacConfig, *, sensor: Sensor, bbox: Bounds, start: datetime, end: datetime, hosts: Sequence[str]
 ) -> tuple[pystac.Item, ...]:
     """Items of a STAC API in the box (degrees) and time, with the sensor's required bands, in order of time.
 
-    Items whose `eo:cloud_cover` is above the configured limit are left out; one that does not say it is kept.
+    Items whose `eo:cloud_cover` is above the configured limit are left out; one that does not say it is kept. Only
+    `hosts` are asked, also where an answer leads on.
 
-    Raises: InputError when the API does not answer, or an item lacks a band or leads elsewhere than to http(s):// and
-    s3://.
+    Raises: InputError when the API does not answer, has too many items or sends the question to another host, or an
+    item lacks a band or leads elsewhere than to http(s):// and s3://.
     """
+    url, login = without_login(stac.url)
+    asked: dict[str, Any] = {"collection": stac.collection, "bbox": bbox, "datetime": [start, end]}
     try:
-        client = Client.open(stac.url, timeout=TIMEOUT_S)
-        found = client.search(collections=[stac.collection], bbox=bbox, datetime=[start, end]).item_collection()
-    except (APIError, pystac.STACError, pystac.STACTypeError, ValueError) as error:
+        listed, more = ask_api(url, hosts=hosts, timeout_s=TIMEOUT_S, login=login, **asked)
+        found = [pystac.Item.from_dict(value) for value in listed]
+    except (Unanswered, *NONSENSE) as error:
         raise InputError(f"STAC {stac.url}: no usable answer ({error}); check the address and the collection") from None
+    if more:
+        raise InputError(
+            f"STAC {stac.url}: lists more than {len(found)} items; expected fewer; narrow the days or the "
+            "area of interest"
+        )
     clear = [item for item in found if (item.properties.get("eo:cloud_cover") or 0) <= stac.max_cloud_percent]
     for item in clear:
         check_bands(item.id, list(item.assets), sensor, fix=f"choose the sensor that fits collection {stac.collection}")

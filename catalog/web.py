@@ -87,16 +87,24 @@ def _check_public(host: str, url: str) -> None:
 
 
 def fetch(
-    url: str, *, hosts: Sequence[str], max_bytes: int = MAX_BYTES, timeout_s: float = TIMEOUT_S, tries: int = TRIES
+    url: str,
+    *,
+    hosts: Sequence[str],
+    max_bytes: int = MAX_BYTES,
+    timeout_s: float = TIMEOUT_S,
+    tries: int = TRIES,
+    login: str = "",
 ) -> bytes:
     """What is at an address. `timeout_s` is for the whole answer; redirects are followed to allowed hosts only.
+
+    login : the value of an Authorization header; where the address redirects to it is not sent.
 
     Raises: InputError for an address or an answer that is not allowed; Unanswered when no try was answered.
     """
     check_url(url, hosts=hosts)
     for attempt in range(tries):
         try:
-            return _read(url, hosts, max_bytes=max_bytes, timeout_s=timeout_s)
+            return _read(url, hosts, max_bytes=max_bytes, timeout_s=timeout_s, login=login)
         except urllib.error.HTTPError as error:
             told = f"{error.code} {error.reason}"
             error.close()
@@ -199,9 +207,11 @@ def _refuse_inward(address: str, host: str) -> None:
         raise InputError(f"host {host} led to {address}, which is not public; name it in `hosts`")
 
 
-def _read(url: str, hosts: Sequence[str], *, max_bytes: int, timeout_s: float) -> bytes:
+def _read(url: str, hosts: Sequence[str], *, max_bytes: int, timeout_s: float, login: str) -> bytes:
     pieces, size = [], 0
     request = urllib.request.Request(url, headers={"User-Agent": "landslidenet"})
+    if login:
+        request.add_unredirected_header("Authorization", login)
     with _Deadline(timeout_s) as deadline:
         opener = urllib.request.build_opener(_Guard(hosts), _Watched(hosts, deadline), _Proxies())
         try:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import geopandas
 import numpy as np
@@ -280,13 +281,12 @@ def item(path, *, at, cloud):
 
 class Api(BaseHTTPRequestHandler):
     def do_GET(self):
-        self._answer(self.server.root)
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        start, end = asked["datetime"].split("/")
+        if not self.path.startswith("/search"):
+            return self._answer(self.server.root)
+        (asked,) = parse_qs(urlsplit(self.path).query)["datetime"]
+        start, end = asked.split("/")
         found = [i for i in self.server.items if start <= i["properties"]["datetime"] <= end]
-        self._answer({"type": "FeatureCollection", "features": found, "links": []})
+        return self._answer({"type": "FeatureCollection", "features": found, "links": []})
 
     def _answer(self, values):
         self.send_response(200)

