@@ -10,7 +10,7 @@ from typing import Final
 
 from catalog.files import name_of
 from catalog.rasters import RasterInfo
-from catalog.schema import InputError
+from catalog.schema import BANDS, InputError
 from catalog.sensors import Numbering, Sensor
 
 OTHER, NARROW = "other", "nir narrow"
@@ -74,6 +74,11 @@ def find_bands(info: RasterInfo, sensor: Sensor) -> dict[str, int]:
     Raises: InputError, with what the file says, when a required band is missing or is there twice, when its names can
     be read in two ways, or when nothing says what its bands are.
     """
+    if is_usable_data_mask(info):
+        raise InputError(
+            f"{info.path}: is a usable data mask (UDM2), bands {list(filter(None, info.band_names))}; expected "
+            "imagery; give the image that it belongs to: the mask is read where it lies beside it"
+        )
     said = [_said(info, index) for index in range(1, info.count + 1) if index != info.alpha_index]
     if _is_silent(said, sensor):
         return _by_place(info, sensor, [one.index for one in said])
@@ -88,6 +93,22 @@ def find_bands(info: RasterInfo, sensor: Sensor) -> dict[str, int]:
     return unlike[0]
 
 
+def is_usable_data_mask(info: RasterInfo) -> bool:
+    """True for Planet's classes of what is clear and what is not, by the names of the file or its bands."""
+    names = {name.lower() for name in info.band_names}
+    return {"clear", "cloud"} <= names or any("udm" in name for name in (*names, name_of(info.path).lower()))
+
+
+def band_of_name(name: str) -> str:
+    """The canonical band that a name says; empty where it says none.
+
+    >>> band_of_name("Green"), band_of_name("elevation")
+    ('green', '')
+    """
+    meaning = _meaning(_words_of(name))
+    return meaning if meaning in BANDS else ""
+
+
 def _is_silent(said: list[_Said], sensor: Sensor) -> bool:
     """True where no name tells a band: there are none, or they only count (`Band 1`, and `b1` of no instrument)."""
     if any(one.meaning for one in said):
@@ -100,7 +121,7 @@ def _is_silent(said: list[_Said], sensor: Sensor) -> bool:
 
 def _said(info: RasterInfo, index: int) -> _Said:
     name = info.band_names[index - 1]
-    words = re.sub(r"[^a-z0-9.]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()).strip()
+    words = _words_of(name)
     if meaning := _meaning(words):
         return _Said(index, meaning)
     length = info.wavelengths_nm[index - 1] or _length_nm(name.lower())
@@ -111,6 +132,10 @@ def _said(info: RasterInfo, index: int) -> _Said:
         return _Said(index, number=numbers[0]) if len(numbers) == 1 else _Said(index, OTHER)
     counted = _ORDINAL.match(words)
     return _Said(index, number=counted[1], ordinal=True) if counted else _Said(index)
+
+
+def _words_of(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()).strip()
 
 
 def _meaning(words: str) -> str:
@@ -223,10 +248,11 @@ def _known(said: list[_Said], numbering: Numbering) -> dict[str, list[int]]:
 
 def _refusal(info: RasterInfo, sensor: Sensor, what: str) -> str:
     alpha = f", of which band {info.alpha_index} is marked as transparency" if info.alpha_index else ""
-    return (
-        f"{info.path}: {what}{alpha}; sensor {sensor.name} expects {', '.join(_own_order(sensor))}; choose the right "
-        "--sensor, or name the bands in the file's descriptions"
-    )
+    fix = "choose the right --sensor, or name the bands in the file's descriptions"
+    if info.count == 1:
+        fix = "put the bands of the scene into one file (gdalbuildvrt -separate)"
+        fix += f", or give the folder that they came in ({sensor.folder.example})" if sensor.folder else ""
+    return f"{info.path}: {what}{alpha}; sensor {sensor.name} expects {', '.join(_own_order(sensor))}; {fix}"
 
 
 def _own_order(sensor: Sensor) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.bands import band_of_name
 from catalog.rasters import RasterInfo
 from catalog.schema import ELEVATION, InputError
 
@@ -46,8 +47,13 @@ def metres_of(info: RasterInfo) -> tuple[float, float]:
 
     The unit is the band's; where it says none, that of the vertical axis of its CRS; else metres.
 
-    Raises: InputError on a unit that is not known, on two that differ, and on depths.
+    Raises: InputError on a unit that is not known, on two that differ, on depths, and on a band of imagery.
     """
+    if band := band_of_name(info.band_names[0]):
+        raise InputError(
+            f"{info.path}: its band is called `{info.band_names[0]}`, which looks like imagery ({band}); expected "
+            "elevations; give the elevation model with --dem, or correct the name"
+        )
     of_band = {info.units[0]: _factor(info.units[0], info.path)} if info.units[0] else {}
     of_axis = dict(_vertical(info))
     if len({round(factor, 9) for factor in (*of_band.values(), *of_axis.values())}) > 1:

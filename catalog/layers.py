@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Final
 import pyogrio
 
 from catalog.files import filesystem, is_url, name_of, own_hosts, place_of
-from catalog.opening import check_name
+from catalog.opening import LEADING_DRIVERS, LOOKED_AT, check_name
 from catalog.paths import expand_home
 from catalog.ranges import RemoteFile
 from catalog.schema import InputError
@@ -25,6 +26,8 @@ NOT_AREAL: Final = re.compile(r"Point|LineString|CircularString|CompoundCurve|Mu
 MOST_SHOWN: Final = 6
 MAX_BYTES: Final = 64 * 1024**2
 """Most that is read of a vector file at an address."""
+NOT_LEFT: Final = "GFS file saving asked"
+"""OGR's warning that it could not write beside a file (`untouched`)."""
 GEOJSON_TYPES: Final = ("FeatureCollection", "Feature", "Polygon", "MultiPolygon", "GeometryCollection")
 
 
@@ -107,10 +110,27 @@ def layers_of(file: str, *, what: str) -> list[Layer]:
         if not Path(file).exists():
             raise InputError(f"{what} {file}: no such file; expected a vector file, with layers as {HOW}")
         check_name(Path(file))
+    name = untouched(file)
     try:
-        return [Layer(str(name), kind) for name, kind in pyogrio.list_layers(file)]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=NOT_LEFT)
+            return [Layer(str(layer), kind) for layer, kind in pyogrio.list_layers(name)]
     except (pyogrio.errors.DataSourceError, UnicodeDecodeError) as error:
-        raise InputError(f"{what} {file}: is no vector file ({error}); expected e.g. a GeoPackage") from None
+        said = str(error).replace(name, file)
+        raise InputError(f"{what} {file}: is no vector file ({said}); expected e.g. a GeoPackage") from None
+
+
+def untouched(file: str) -> str:
+    """The name by which OGR reads a file without writing beside it: of an XML, GDAL's for bytes that only are read.
+
+    Its GML driver leaves what it learnt of a file as NAME.gfs in the file's folder, and reads that the next time.
+    """
+    path = Path(file)
+    if is_url(file) or path.suffix.lower() in LEADING_DRIVERS["VRT"] or not path.is_file():
+        return file
+    with path.open("rb") as stream:
+        beginning = stream.read(LOOKED_AT).lstrip(b"\xef\xbb\xbf \r\n\t")
+    return f"/vsisubfile/0,{file}" if beginning.startswith(b"<") else file
 
 
 def named_layers(file: str, wanted: str, known: Sequence[Layer], *, what: str) -> list[int]:

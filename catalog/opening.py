@@ -20,7 +20,7 @@ from rasterio.abc import FileContainer
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.vrt import WarpedVRT
 
-from catalog.files import HTTP_OPTIONS, gdal_options, own_hosts, place_of
+from catalog.files import HTTP_OPTIONS, gdal_options, name_of, own_hosts, place_of
 from catalog.ranges import RemoteFile
 from catalog.schema import InputError
 
@@ -49,6 +49,8 @@ LEADING_ROOTS: Final = re.compile(
 )
 """How such files begin."""
 LOOKED_AT: Final = 4096
+DESCRIBING_SUFFIXES: Final = (".xml", ".txt", ".json", ".rpb", ".imd", ".tfw", ".til")
+"""Of files that come with imagery and are none."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,13 @@ def _opened(path: str, opening: Opening, stack: ExitStack) -> Any:  # noqa: ANN4
 
 
 def _unreadable(path: str, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be read as a raster ({error}); expected e.g. a GeoTIFF")
+    name = name_of(path).lower()
+    fix = "expected e.g. a GeoTIFF"
+    if name.endswith(DESCRIBING_SUFFIXES):
+        fix = "it may describe imagery and holds none; give the raster itself, or the folder of a file a band"
+    elif ".hgt" in name:
+        fix = "a tile of SRTM is known by its name; call it as it came, e.g. N42E141.hgt or N42E141.hgt.zip"
+    return InputError(f"{path}: cannot be read as a raster ({error}); {fix}")
 
 
 def files_of(path: str) -> list[str]:

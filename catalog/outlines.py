@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from shapely import GeometryType
 
 from catalog.files import name_of
-from catalog.layers import areal_layers, layers_of, local_file, named_layers, question_of, split_source
+from catalog.layers import (
+    NOT_LEFT,
+    areal_layers,
+    layers_of,
+    local_file,
+    named_layers,
+    question_of,
+    split_source,
+    untouched,
+)
 from catalog.schema import InputError
 
 AREAL: Final = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
@@ -134,8 +143,8 @@ def read_layer(file: str, layer: str | int, *, what: str) -> tuple[gpd.GeoDataFr
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Measured")  # M is of no use here
-            meta, _, wkb, _ = pyogrio.raw.read(file, layer=layer, columns=[], encoding=ANY_BYTES)
+            warnings.filterwarnings("ignore", message=f"Measured|{NOT_LEFT}")  # M is of no use here
+            meta, _, wkb, _ = pyogrio.raw.read(untouched(file), layer=layer, columns=[], encoding=ANY_BYTES)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError) as error:
         raise InputError(f"{what} {file}: cannot be read ({error}); expected e.g. a GeoPackage") from None
     if wkb is None:

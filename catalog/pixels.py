@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from scipy.ndimage import label
 
-from catalog.files import name_of
+from catalog.bands import is_usable_data_mask
 from catalog.opening import open_raster
 from catalog.rasters import RasterInfo
 from catalog.schema import InputError
@@ -26,9 +26,8 @@ def check_mask(info: RasterInfo, flag: str) -> None:
 
     Raises: InputError.
     """
-    names = " ".join(info.band_names).lower()
     clear = re.search(r"\bclear\b|\bvalid\b|\busable\b", info.band_names[0].lower())
-    if info.count > 1 or "udm" in name_of(info.path).lower() or "udm" in names or clear:
+    if info.count > 1 or is_usable_data_mask(info) or clear:
         raise InputError(
             f"{flag} {info.path}: looks like a usable data mask: got {info.count} band(s) "
             f"{list(filter(None, info.band_names))}; expected one band, not 0 = not observed; a Planet UDM2 "

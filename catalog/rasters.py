@@ -118,35 +118,35 @@ def _check_georeference(dataset: Any, path: str, *, allow_geographic: bool) -> N
             f"{path}: holds {inside}; expected a raster with bands; write what is wanted into a GeoTIFF "
             "(gdal_translate with one of these names, gdalbuildvrt -separate for several)"
         )
-    if dataset.crs is None:
-        raise InputError(_no_crs(dataset, path))
+    if dataset.crs is None or dataset.transform.is_identity:
+        raise InputError(_not_placed(dataset, path))
     if dataset.transform.b or dataset.transform.d or dataset.transform.e >= 0 or dataset.transform.a <= 0:
         raise InputError(
             f"{path}: is rotated, south-up or west-running; expected columns that run east and rows from north; "
             "run gdalwarp on it"
         )
-    crs = CRS(dataset.crs.to_wkt())
+    crs, fix = CRS(dataset.crs.to_wkt()), "assign the right CRS (gdal_edit -a_srs EPSG:...)"
     if not is_of_earth(crs):
-        raise InputError(f"{path}: CRS {_name(crs)} is not of the Earth; expected a projected one in metres")
+        raise InputError(f"{path}: CRS {_name(crs)} is not of the Earth; expected a projected one in metres; {fix}")
     if crs.geographic and not allow_geographic:
         raise InputError(f"{path}: CRS {_name(crs)} is geographic; expected metres; reproject to the event's UTM zone")
     if not crs.geographic and not is_metric(crs):
         raise InputError(f"{path}: CRS {_name(crs)} is not in metres; reproject it to the event's UTM zone")
     if not math.isfinite(_gsd_m(dataset)):
-        raise InputError(
-            f"{path}: its centre is nowhere on the Earth in CRS {_name(crs)}; assign the right CRS (gdal_edit -a_srs "
-            "EPSG:...)"
-        )
+        raise InputError(f"{path}: its centre is nowhere on the Earth in CRS {_name(crs)}; {fix}")
 
 
-def _no_crs(dataset: Any, path: str) -> str:  # noqa: ANN401 - rasterio
+def _not_placed(dataset: Any, path: str) -> str:  # noqa: ANN401 - rasterio
+    lacks, assign = (
+        ("CRS", "-a_srs EPSG:...") if dataset.crs is None else ("geotransform", "-a_ullr LEFT TOP RIGHT BOTTOM")
+    )
     for what, there, fix in (
         ("ground control points", bool(dataset.gcps[0]), "gdalwarp -t_srs EPSG:... places it"),
         ("a sensor model (RPC)", dataset.rpcs is not None, "gdalwarp -rpc -t_srs EPSG:... with a DEM places it"),
     ):
         if there:
-            return f"{path}: has {what} and no CRS; expected a projected raster in metres; {fix}"
-    return f"{path}: has no CRS; expected a projected one in metres; assign it (gdal_edit -a_srs EPSG:...)"
+            return f"{path}: has {what} and no {lacks}; expected a projected raster in metres; {fix}"
+    return f"{path}: has no {lacks}; expected a projected raster in metres; assign it (gdal_edit {assign})"
 
 
 def _name(crs: CRS) -> str:

@@ -334,6 +334,16 @@ def test_layers_of_files_that_hold_files(tmp_path, hectares, role, form):
     assert hectares(f"{folder}:scar", role) == HECTARES[0]
 
 
+@ROLES
+def test_layers_of_a_gml_leave_nothing_beside_it(tmp_path, hectares, role):
+    folder = tmp_path / "given"
+    folder.mkdir()
+    layer(ONE).to_file(folder / "scar.gml", driver="GML")
+    (folder / "scar.xsd").unlink()  # what it says of the fields would be written down as scar.gfs
+    assert hectares(folder / "scar.gml", role) == HECTARES[0]
+    assert [path.name for path in folder.iterdir()] == ["scar.gml"]
+
+
 # --- at an address ---------------------------------------------------------------------------------------------------
 
 
