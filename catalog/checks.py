@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,6 +17,7 @@ from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import unary_union
 
+from catalog.collars import with_collars
 from catalog.config import DEFAULT_BLOCK_PX, Event, RunConfig
 from catalog.files import own_hosts, probe_root
 from catalog.grid import Bounds, Grid, bbox_of, is_near_zone, is_utm, snap_grid, utm_epsg
@@ -25,6 +26,7 @@ from catalog.items import (
     BASELINE,
     ITEM_SUFFIXES,
     LOCAL,
+    band_files,
     check_scales,
     find_asset,
     hosts_within,
@@ -36,7 +38,7 @@ from catalog.offsets import with_offsets
 from catalog.opening import open_raster
 from catalog.outlines import Outlines, read_outlines
 from catalog.pixel_size import check_size, choose_gsd_m
-from catalog.pixels import check_mask, check_quality_band, warn_collar
+from catalog.pixels import check_mask, check_quality_band
 from catalog.rasters import RasterInfo, describe_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
@@ -81,16 +83,17 @@ def check_inputs(config: RunConfig) -> Inputs:
     if post is None:
         raise InputError("post-event imagery: got none; pass --post FILE, or a `stac` section in the configuration")
     post_files, pre_files = _describe(post, entry), _describe(pre, entry) if pre else []
-    (post, *others), doubts = with_offsets([post, *([pre] if pre else [])])
+    epochs, doubts = with_offsets([post, *([pre] if pre else [])])
+    (post, *others), collars = with_collars(epochs)
     pre = others[0] if others else None
     grid, aoi = _grid(config, post_files, area)
     footprint = _footprint(post_files, grid.epsg)
     dem = describe_dem(config.dem, allow_geographic=config.dem_reproject) if config.dem else None
     _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
     _check_size(footprint, grid)
-    warnings = [*_check_times(config, post, pre), *doubts]
+    warnings = [*_check_times(config, post, pre), *doubts, *collars]
     for epoch in filter(None, (post, pre)):
-        warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry), *_warn_collars(epoch, entry)]
+        warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry)]
     warnings += _warn_partial(config, pre_files, grid=grid)
     check_places(config)
     read = (area.sentence,) if area else ()
@@ -105,7 +108,7 @@ def check_scene(path: Path, *, sensor_name: str, block_px: int = DEFAULT_BLOCK_P
     entry = sensor(sensor_name)
     epoch = Epoch("post", entry.name, (local_item(path, entry).to_dict(transform_hrefs=False),))
     (info,) = _describe(epoch, entry)
-    (epoch,), _ = with_offsets([epoch])
+    (epoch,), _ = with_collars(with_offsets([epoch])[0])
     epsg = _epsg(info)
     bounds = _footprint([info], epsg).bounds
     return epoch, snap_grid(bounds, epsg=epsg, gsd_m=info.gsd_m, block_px=block_px)
@@ -194,19 +197,12 @@ def _describe(epoch: Epoch, entry: Sensor) -> list[RasterInfo]:
         infos.append(describe_raster(asset["href"], opening=epoch.opening(item)))
         check_scales(item, entry)
         if item["properties"].get(LOCAL):
-            for path, indexes in _band_files(item, entry).items():
+            for path, indexes in band_files(item, entry).items():
                 _check_values(describe_raster(path), entry, indexes=indexes)
             quality = find_asset(item, entry.qa_source.assets) if entry.qa_source else None
             if quality is not None:
                 check_quality_band(describe_raster(quality["href"]), entry, quality[BAND_INDEX])
     return infos
-
-
-def _warn_collars(epoch: Epoch, entry: Sensor) -> list[str]:
-    if not entry.is_8bit:
-        return []
-    files = [pair for item in epoch.items if item["properties"].get(LOCAL) for pair in _band_files(item, entry).items()]
-    return [told for path, indexes in files for told in warn_collar(describe_raster(path), indexes)]
 
 
 def _check_size(footprint: BaseGeometry, grid: Grid) -> None:
@@ -216,16 +212,6 @@ def _check_size(footprint: BaseGeometry, grid: Grid) -> None:
             f"post-event imagery: got {pixels:.0f} pixels of {grid.gsd_m:g} m; expected at least {MIN_PIXELS}; give a "
             "larger picture"
         )
-
-
-def _band_files(item: dict[str, Any], entry: Sensor) -> dict[str, list[int]]:
-    """Each file that holds bands of a local item, and which."""
-    keys = {source.assets[0] for source in entry.bands.values()}
-    files: dict[str, list[int]] = {}
-    for key, asset in item["assets"].items():
-        if key in keys:
-            files.setdefault(asset["href"], []).append(asset[BAND_INDEX])
-    return files
 
 
 def _check_values(info: RasterInfo, entry: Sensor, *, indexes: list[int]) -> None:

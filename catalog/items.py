@@ -23,7 +23,7 @@ from catalog.grid import Bounds
 from catalog.ranges import without_login
 from catalog.rasters import RasterInfo, date_text, describe_raster
 from catalog.schema import InputError
-from catalog.sensors import OFFSET, OFFSET_REASON, QaSource, Sensor, band_fields
+from catalog.sensors import COLLAR, OFFSET, OFFSET_REASON, QaSource, Sensor, band_fields
 from catalog.stac_api import NONSENSE, ask_api
 from catalog.web import Unanswered
 
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 LOCAL, BAND_INDEX, BASELINE = "landslidenet:local", "landslidenet:band_index", "s2:processing_baseline"
 """Keys of items: made here from a file; 1-based band of an asset; Sentinel-2's processing baseline."""
+
+OURS: Final = (LOCAL, OFFSET, OFFSET_REASON, COLLAR)
+"""Keys that items of others may not carry."""
 
 ANY_TIME: Final = ("1970-01-01T00:00:00Z", "2200-01-01T00:00:00Z")
 """STAC's way to say that an item's time is not known: a range that holds every scene."""
@@ -145,7 +148,7 @@ def stored_items(path: str | Path, sensor: Sensor) -> tuple[pystac.Item, ...]:
         raise InputError(f"{path}: got an ItemCollection without items; expected at least one scene")
     for item in items:
         check_bands(item.id, list(item.assets), sensor, fix="choose the sensor that fits these items")
-        for key in (LOCAL, OFFSET, OFFSET_REASON):  # ours to say
+        for key in OURS:
             item.properties.pop(key, None)
         for asset in item.assets.values():
             asset.href = _placed(asset.href, Path(path), item_id=item.id)
@@ -239,12 +242,22 @@ def search_stac(
     clear = [item for item in found if (item.properties.get("eo:cloud_cover") or 0) <= stac.max_cloud_percent]
     for item in clear:
         check_bands(item.id, list(item.assets), sensor, fix=f"choose the sensor that fits collection {stac.collection}")
-        for key in (LOCAL, OFFSET, OFFSET_REASON):  # ours to say
+        for key in OURS:
             item.properties.pop(key, None)
         for asset in item.assets.values():
             _check_address(asset.href, item_id=item.id, holder=f"STAC {stac.url}")
     logger.info("STAC %s: %d items found, %d clear enough", stac.collection, len(found), len(clear))
     return tuple(sorted(clear, key=lambda item: item.datetime or start))
+
+
+def band_files(item: Mapping[str, Any], sensor: Sensor) -> dict[str, list[int]]:
+    """Each file that holds bands of a local item (as a dictionary), and which."""
+    keys = {source.assets[0] for source in sensor.bands.values()}
+    files: dict[str, list[int]] = {}
+    for key, asset in item["assets"].items():
+        if key in keys:
+            files.setdefault(asset["href"], []).append(asset[BAND_INDEX])
+    return files
 
 
 def find_asset(item: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any] | None:

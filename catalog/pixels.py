@@ -1,13 +1,11 @@
-"""What the pixels say of inputs that look right: an inverted mask, a wrong quality band, a near-black collar."""
+"""What the pixels say of inputs that look right: an inverted mask, a wrong quality band."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from scipy.ndimage import label
 
 from catalog.bands import is_usable_data_mask
 from catalog.opening import open_raster
@@ -15,9 +13,6 @@ from catalog.rasters import RasterInfo
 from catalog.schema import InputError
 from catalog.sensors import Sensor
 
-NEAR_BLACK: Final = 3
-"""DN that lossy compression leaves of a black collar."""
-COLLAR_SHARE: Final = 0.005
 OVERVIEW_PX: Final = 512
 
 
@@ -49,28 +44,3 @@ def check_quality_band(info: RasterInfo, entry: Sensor, index: int) -> None:
             f"{info.path}: band {index or 1} is no quality band ({entry.qa}): it holds {values.size} numbers up to "
             f"{values.max()}; expected the classes of {entry.name}; name the bands in the file's descriptions"
         )
-
-
-def near_black_collar(info: RasterInfo, indexes: Sequence[int]) -> float:
-    """Share of a picture that is nearly black, and connected to its border by such pixels; 0 where it is all black.
-
-    Pixels that are 0 in all bands are nodata already and only connect; dark ground inside is none of it.
-    """
-    scale = max(1.0, max(info.shape) / OVERVIEW_PX)
-    with open_raster(info.path) as dataset:
-        stored = dataset.read(list(indexes), out_shape=(len(indexes), *(max(1, round(n / scale)) for n in info.shape)))
-    dark, black = stored.max(axis=0) <= NEAR_BLACK, stored.max(axis=0) == 0
-    parts, _ = label(dark)
-    border = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
-    return float((np.isin(parts, border[border > 0]) & ~black).mean())
-
-
-def warn_collar(info: RasterInfo, indexes: Sequence[int]) -> list[str]:
-    """A warning where a picture has a collar that is nearly, and not quite, black."""
-    share = near_black_collar(info, indexes)
-    if share < COLLAR_SHARE:
-        return []
-    return [
-        f"{info.path}: {share:.0%} of it looks like a collar of values up to {NEAR_BLACK} at its border, which counts "
-        "as seen ground without landslides; make it 0 (nearblack -near 3), or draw it into --mask"
-    ]

@@ -186,10 +186,12 @@ def _alpha_index(dataset: Any) -> int | None:  # noqa: ANN401 - rasterio
     return next((i for i, (kind, name) in bands if kind == ColorInterp.alpha and name == "alpha"), None)
 
 
-def _has_mask(dataset: Any) -> bool:  # noqa: ANN401 - rasterio
-    """True where a mask or a band of transparency says which pixels of all bands count."""
+def masked_out(dataset: Any, **place: Any) -> NDArray[np.bool_] | np.bool_:  # noqa: ANN401 - rasterio
+    """Where a mask or a band of transparency says that no band counts; `place` as of rasterio's `dataset_mask`."""
     flags = [flag for band in dataset.mask_flag_enums for flag in band]
-    return MaskFlags.per_dataset in flags and (MaskFlags.alpha not in flags or _alpha_index(dataset) is not None)
+    if MaskFlags.per_dataset not in flags or (MaskFlags.alpha in flags and _alpha_index(dataset) is None):
+        return np.False_
+    return np.asarray(dataset.dataset_mask(**place) == 0)
 
 
 def _gsd_m(dataset: Any) -> float:  # noqa: ANN401 - rasterio
@@ -240,7 +242,9 @@ class Decoding:
     valid_range: tuple[float, float] = (-math.inf, math.inf)
     """Values outside are what the instrument or its correction could not measure: nodata."""
     picture: bool = False
-    """8-bit imagery: a pixel 0 in all bands, or 255 in the first three (a white collar), is nodata."""
+    """8-bit imagery: a pixel of a black collar in all bands, or 255 in the first three (a white one), is nodata."""
+    near_black: int = 0
+    """Of a picture: the number up to which a pixel is of a black collar."""
     collar_px: int = 0
     """Where above 0: cells of 0, and those so near to one or to the border, are nodata (a DEM that fills with 0)."""
 
@@ -334,8 +338,7 @@ def _read(dataset: Any, window: RioWindow, decoding: Decoding) -> FloatArray:  #
     bad = _nodata(stored, decoding)
     if decoding.collar_px:
         bad |= _at_edge(grown, dataset.shape, decoding.collar_px)
-    if _has_mask(dataset):
-        bad |= dataset.dataset_mask(window=grown) == 0
+    bad |= masked_out(dataset, window=grown)
     shape = (-1, 1, 1)
     scales, offsets = (np.reshape(np.asarray(v, np.float64), shape) for v in (decoding.scales, decoding.offsets))
     values = stored * scales + offsets
@@ -353,7 +356,7 @@ def _nodata(stored: NDArray[Any], decoding: Decoding) -> NDArray[np.bool_]:
         equal = stored == number
         bad |= equal.all(axis=0) if decoding.picture else equal
     if decoding.picture:
-        bad |= (stored == 0).all(axis=0) | (stored[:3] == 255).all(axis=0)
+        bad |= (stored <= decoding.near_black).all(axis=0) | (stored[:3] == 255).all(axis=0)
     if decoding.collar_px:
         bad |= _near(stored[0] == 0, decoding.collar_px)
     return bad

@@ -32,7 +32,7 @@ from catalog.items import BAND_INDEX, LOCAL, find_asset
 from catalog.opening import PERSON, Opening, open_raster
 from catalog.rasters import Decoding, Method, RasterInfo, describe_raster, sample
 from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
-from catalog.sensors import OFFSET_REASON, QaRule, Sensor, band_fields, reflectance_offset, sensor
+from catalog.sensors import COLLAR, OFFSET_REASON, QaRule, Sensor, band_fields, reflectance_offset, sensor
 
 LAZY_CHUNK_PX: Final = 2048
 """About the side of what is read at once: a default block with its halo is one piece, and each file is opened once."""
@@ -240,6 +240,7 @@ def _decoding(item: Mapping[str, Any], entry: Sensor, members: Sequence[tuple[st
         nodata=_numbers([*stated, entry.nodata]),
         valid_range=BANDS[members[0][0]].valid_range,
         picture=entry.is_8bit,
+        near_black=properties.get(COLLAR, 0) if entry.is_8bit else 0,
     )
 
 

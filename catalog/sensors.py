@@ -25,6 +25,9 @@ S2_OFFSET_BASELINE: Final = (4, 0)
 OFFSET, OFFSET_REASON = "landslidenet:offset", "landslidenet:offset_reason"
 """Keys of items: the offset of reflectance that was decided against what the item says (null: as it says); why."""
 
+COLLAR = "landslidenet:collar"
+"""Key of items: the number up to which, in all bands, a pixel is of a collar and not observed."""
+
 
 @dataclass(frozen=True)
 class BandSource:

@@ -388,21 +388,3 @@ def test_check_inputs_refuses_a_usable_data_mask_as_mask(given, tmp_path, name, 
     usable = np.zeros((count, 60, 60), np.uint8)
     usable[0] = 1
     refused("--mask .* looks like a usable data mask", given, mask=(write(tmp_path / name, usable),))
-
-
-def collared(*, dark_inside=False):
-    values = picture(size=80)
-    collar = np.random.default_rng(2).integers(0, 4, (3, 80, 80)).astype(np.uint8)
-    collar[0] = 1
-    where = np.zeros((80, 80), bool)
-    where[20:60, 30:60] = dark_inside
-    where[:, :30] |= not dark_inside
-    return np.where(where, collar, values)
-
-
-@pytest.mark.parametrize("dark_inside", [False, True], ids=["collar", "lake"])
-def test_check_inputs_tells_of_a_collar_that_is_nearly_black(given, tmp_path, dark_inside):
-    post = write(tmp_path / "jpeg.tif", collared(dark_inside=dark_inside))
-    told = [t for t in checked(given, post=(post,), aoi=None).warnings if "looks like a collar" in t]
-    assert len(told) == (not dark_inside)
-    assert dark_inside or "38% of it" in told[0] or "37% of it" in told[0]
