@@ -19,6 +19,7 @@ from shapely.ops import unary_union
 
 from catalog.collars import with_collars
 from catalog.config import DEFAULT_BLOCK_PX, Event, RunConfig
+from catalog.coverage import check_coverage
 from catalog.files import own_hosts, probe_root
 from catalog.grid import Bounds, Grid, bbox_of, is_near_zone, is_utm, snap_grid, utm_epsg
 from catalog.items import (
@@ -44,9 +45,6 @@ from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
 from catalog.sensors import Sensor, sensor
 from catalog.web import ANY_PUBLIC
-
-MIN_PIXELS: Final = 500
-"""Fewer tell no tone of a scene (`tasks.inference`)."""
 
 SAMPLE_PX: Final = 512
 """Longest side of the reduced picture whose values are looked at."""
@@ -90,7 +88,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     footprint = _footprint(post_files, grid.epsg)
     dem = describe_dem(config.dem, allow_geographic=config.dem_reproject) if config.dem else None
     _check_overlaps(config, pre_files, grid=grid, footprint=footprint, seen=aoi or footprint)
-    _check_size(footprint, grid)
+    check_coverage(post, grid, footprint=footprint, aoi=aoi, area=config.aoi or "")
     warnings = [*_check_times(config, post, pre), *doubts, *collars]
     for epoch in filter(None, (post, pre)):
         warnings += [*_warn_offsets(epoch, entry), *_warn_quality(epoch, entry)]
@@ -203,15 +201,6 @@ def _describe(epoch: Epoch, entry: Sensor) -> list[RasterInfo]:
             if quality is not None:
                 check_quality_band(describe_raster(quality["href"]), entry, quality[BAND_INDEX])
     return infos
-
-
-def _check_size(footprint: BaseGeometry, grid: Grid) -> None:
-    pixels = footprint.area / grid.gsd_m**2
-    if pixels < MIN_PIXELS:
-        raise InputError(
-            f"post-event imagery: got {pixels:.0f} pixels of {grid.gsd_m:g} m; expected at least {MIN_PIXELS}; give a "
-            "larger picture"
-        )
 
 
 def _check_values(info: RasterInfo, entry: Sensor, *, indexes: list[int]) -> None:

@@ -40,7 +40,7 @@ def picture(*, bands=3, size=60, dtype=np.uint8, low=20, high=200):
 @pytest.fixture
 def given(tmp_path):
     """Files that fit together."""
-    area = geopandas.GeoDataFrame(geometry=[box(LEFT + 105, TOP - 395, LEFT + 295, TOP - 205)], crs=32654)
+    area = geopandas.GeoDataFrame(geometry=[box(LEFT + 105, TOP - 395, LEFT + 395, TOP - 105)], crs=32654)
     area.to_crs(4326).to_file(tmp_path / "aoi.geojson", engine="pyogrio")
     return {
         "name": "e",
@@ -77,8 +77,8 @@ def test_check_inputs_of_files_that_fit(given):
 def test_check_inputs_grid_is_cut_by_the_area(given):
     grid = checked(given).grid
     west, south, east, north = grid.geobox_of(grid.scene).boundingbox.bbox
-    assert (west, east) == (LEFT + 100, LEFT + 300)
-    assert (south, north) == (TOP - 400, TOP - 200)
+    assert (west, east) == (LEFT + 100, LEFT + 400)
+    assert (south, north) == (TOP - 400, TOP - 100)
 
 
 def test_check_inputs_grid_covers_all_post_scenes(given, tmp_path):
@@ -341,7 +341,7 @@ def test_check_inputs_searches_stac_nearest_to_the_event_first(searched):
 def test_check_inputs_stac_scene_is_read_like_a_file(searched, api):
     inputs = checked(searched)
     scene = read_epoch(inputs.post, inputs.grid.geobox_of(inputs.grid.scene))[0].compute()
-    expected = api[1][2, 20:40, 10:30] / 10_000 - 0.1
+    expected = api[1][2, 10:40, 10:40] / 10_000 - 0.1
     np.testing.assert_allclose(scene["red"], expected, atol=1e-6)
 
 
@@ -381,6 +381,35 @@ def test_check_inputs_refuses_a_seventh_band_that_is_no_quality_band(given, tmp_
 def test_check_inputs_refuses_a_picture_of_too_few_pixels(given, tmp_path):
     post = write(tmp_path / "tiny.tif", picture(size=10))
     refused("got 100 pixels of 10 m; expected at least 500", given, post=(post,), pre=(), aoi=None, dem=None, mask=())
+
+
+def area_of(path, *shapes):
+    geopandas.GeoDataFrame(geometry=list(shapes), crs=32654).to_file(path, engine="pyogrio")
+    return str(path)
+
+
+def test_check_inputs_refuses_an_area_of_too_few_pixels(given, tmp_path):
+    area = area_of(tmp_path / "small.gpkg", box(LEFT + 100, TOP - 300, LEFT + 300, TOP - 100))
+    refused(r"small.gpkg: the area to process holds 400 pixels of 10 m; expected at least 500", given, aoi=area)
+
+
+def test_check_inputs_refuses_an_area_whose_parts_the_sample_misses(given, tmp_path):
+    post = write(tmp_path / "large.tif", picture(size=2000))
+    parts = [box(LEFT + x, TOP - y - 400, LEFT + x + 400, TOP - y) for x, y in ((0, 0), (19_600, 19_600))]
+    area = area_of(tmp_path / "apart.gpkg", *parts)
+    refused("holds 200 pixels of 10 m .every 4th row", given, post=(post,), pre=(), dem=None, mask=(), aoi=area)
+
+
+def test_check_inputs_refuses_imagery_of_too_few_observed_pixels(given, tmp_path):
+    values = picture()
+    values[:, :, 8:] = 0
+    post = write(tmp_path / "empty.tif", values)
+    refused("480 of the 3600 pixels to process hold values", given, post=(post,), pre=(), aoi=None, mask=())
+
+
+def test_check_inputs_refuses_a_mask_of_all_pixels(given, tmp_path):
+    mask = write(tmp_path / "all.tif", np.ones((1, 60, 60), np.uint8))
+    refused("0 of the 3600 pixels to process .*are not masked", given, mask=(mask,), aoi=None)
 
 
 @pytest.mark.parametrize(("name", "count"), [("composite_udm2.tif", 8), ("a.tif", 8), ("x_udm2_clear.tif", 1)])
