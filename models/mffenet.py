@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from models.layers import (
     resize,
     triangle_fork,
 )
-from models.pretrained import imagenet_state
+from models.pretrained import imagenet_state, timm_network
 
 STRIDE = 16
 """Height and width of the input must be multiples of this."""
@@ -47,7 +46,7 @@ class ResNetTaps(nn.Module):
 
     def __init__(self, timm_name: Literal["resnet50", "resnet101"], *, pretrained: bool = False) -> None:
         super().__init__()
-        net: Any = timm.create_model(timm_name, pretrained=pretrained, num_classes=0, output_stride=STRIDE)
+        net: Any = timm_network(timm_name, pretrained=pretrained, num_classes=0, output_stride=STRIDE)
         for block, dilation in zip(net.layer4, (2, 4, 8), strict=True):
             block.conv2.dilation = block.conv2.padding = (dilation, dilation)
         self.conv1, self.bn1, self.maxpool = net.conv1, net.bn1, net.maxpool
@@ -68,7 +67,7 @@ class EfficientNetLiteTaps(nn.Module):
 
     def __init__(self, *, pretrained: bool = False) -> None:
         super().__init__()
-        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, output_stride=STRIDE)
+        net: Any = timm_network("tf_efficientnet_lite0", pretrained=False, output_stride=STRIDE)
         if pretrained:
             net.load_state_dict(imagenet_state())
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
