@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from catalog.named_secrets import check_whole, filled
 from catalog.paths import FilePath, expand_home, home_of
 from catalog.schema import InputError
 from catalog.secrets import hidden, remember
@@ -318,6 +319,8 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
     Raises: InputError naming each key that does not fit, what was expected and what was got.
     """
     keys = as_keys(values)
+    check_whole(keys)
+    keys = filled(keys, os.environ)
     if isinstance(keys.get("cluster"), Mapping):
         remember(keys["cluster"].get("options"))
     return _parse(RunConfig, keys)

@@ -26,7 +26,7 @@ def expand_home(path: str) -> str:
     if VARIABLE.search(path):
         raise InputError(
             f"path {path}: holds an environment variable, which is not replaced here; write the folder itself, or `~` "
-            "for your home"
+            "for your home; only ${LANDSLIDENET_SECRET_...} of a detection is"
         )
     whole = home_of(path)
     if HOME.match(whole):

@@ -1,7 +1,11 @@
 """Secrets kept out of words: signed addresses, passwords and tokens are hidden in whatever others may read.
 
-Errors of ours hide them when they are raised, the configuration when it becomes JSON, a product before it is written,
-log lines when they are made (`guard_logs`).
+Errors of ours hide them when they are raised, those of others when they end a step (`catalog.apart.quiet`), the
+configuration when it becomes JSON, a product before it is written, log lines when they are made (`guard_logs`), a flow
+run's parameters before Prefect stores them (`flows.guarded`).
+
+Whoever starts runs elsewhere names a secret: `${LANDSLIDENET_SECRET_...}` is a variable of the process that runs, and
+stands for its value wherever that would be said.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import re
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 HIDDEN: Final = "***"
 LEAST_CHARACTERS: Final = 8
@@ -23,7 +28,11 @@ PLAIN_PARAMETERS: Final = frozenset(
 )
 """Of our own questions to catalogues; every other value in an address may be a signature."""
 
-_LOGIN: Final = re.compile(r"(://)[^/\s@'\"<>]+@")
+REFERENCE: Final = re.compile(r"\$\{(LANDSLIDENET_SECRET_[A-Z0-9_]+)\}")
+"""How a secret is named in a configuration."""
+_NAMES_ONE: Final = re.compile(r"(?:[\w.-]+:)?\$\{LANDSLIDENET_SECRET_[A-Z0-9_]+\}?")
+"""A reference, perhaps after a user's name, perhaps cut off at its bracket."""
+_LOGIN: Final = re.compile(r"(://)([^/\s@'\"<>]+)@")
 _PARAMETER: Final = re.compile(r"([?&;#]([\w.~%-]+)=)([^&;#\s'\"<>)\]},]+?)(?=[:.]?(?:[&;#\s'\"<>)\]},]|$))")
 _SECRET_NAME: Final = (
     r"[\w-]*(?:secret|token|passw(?:or)?d|api[_-]?key|access[_-]?key|account[_-]?key|credential|authorization|signature)"
@@ -36,19 +45,21 @@ _NAMED: Final = re.compile(
 """`token=...`, and `token: ...` but of a path (`/etc/passwd: cannot be read`)."""
 _SCHEME: Final = re.compile(r"\b(Basic|Bearer)(\s+)[\w.~+/=-]{8,}")
 _IS_SECRET: Final = re.compile(_SECRET_NAME, re.IGNORECASE)
-_known: set[str] = set()
+_known: dict[str, str] = {}
+"""What stands for each secret where it would be said."""
 
 
-def remember(values: object) -> None:
-    """Have the texts in a value of any depth hidden from now on, wherever they stand."""
+def remember(values: object, *, shown: str = HIDDEN) -> None:
+    """Have the texts in a value of any depth hidden from now on, wherever they stand: `shown` stands there."""
     if isinstance(values, Mapping):
         for value in values.values():
-            remember(value)
+            remember(value, shown=shown)
     elif isinstance(values, str):
-        _known.update([values] if len(values) >= LEAST_CHARACTERS else [])
+        for text in (values, quote(values, safe="")) if len(values) >= LEAST_CHARACTERS else ():
+            _known.setdefault(text, shown)
     elif isinstance(values, Iterable):
         for value in values:
-            remember(value)
+            remember(value, shown=shown)
 
 
 def redact(text: str) -> str:
@@ -56,15 +67,22 @@ def redact(text: str) -> str:
 
     >>> redact("https://me:word@host/post.tif?sig=abc&limit=5: cannot be read")
     'https://***@host/post.tif?sig=***&limit=5: cannot be read'
+    >>> redact("https://me:${LANDSLIDENET_SECRET_KEY}@host/post.tif?sig=${LANDSLIDENET_SECRET_SIG}")
+    'https://me:${LANDSLIDENET_SECRET_KEY}@host/post.tif?sig=${LANDSLIDENET_SECRET_SIG}'
     >>> redact("/etc/passwd: cannot be read; password: word")
     '/etc/passwd: cannot be read; password: ***'
     """
     for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    text = _LOGIN.sub(rf"\1{HIDDEN}@", text)
-    text = _PARAMETER.sub(lambda m: m[0] if m[2].lower() in PLAIN_PARAMETERS else m[1] + HIDDEN, text)
+        text = text.replace(secret, _known[secret])
+    text = _LOGIN.sub(lambda m: m[1] + _hide(m[2]) + "@", text)
+    text = _PARAMETER.sub(lambda m: m[0] if m[2].lower() in PLAIN_PARAMETERS else m[1] + _hide(m[3]), text)
     text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)
-    return _NAMED.sub(rf"\1{HIDDEN}", text)
+    return _NAMED.sub(lambda m: m[1] + _hide(m[2]), text)
+
+
+def _hide(value: str) -> str:
+    """What stands for a value that a secret's place holds: the secret's name, where it is named."""
+    return value if _NAMES_ONE.fullmatch(value) else HIDDEN
 
 
 def hidden(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -77,7 +95,7 @@ def hidden(value: Any) -> Any:  # noqa: ANN401 - any JSON value
         return redact(value)
     if isinstance(value, Mapping):
         return {
-            key: HIDDEN if isinstance(inner, str) and _IS_SECRET.fullmatch(str(key)) else hidden(inner)
+            key: _hide(inner) if isinstance(inner, str) and _IS_SECRET.fullmatch(str(key)) else hidden(inner)
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):

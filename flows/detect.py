@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, get_run_logger, runtime, tags
+from prefect import get_run_logger, runtime, tags
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from catalog.config import RunConfig, parse_config
 from catalog.events import with_event
 from catalog.locks import hold_products
-from catalog.secrets import guard_logs, redact
 from flows.cluster import all_threads, dask_client, network_threads
+from flows.guarded import guarded_flow
 from tasks import steps
 from tasks.stages import share_one_heap
 from tasks.story import Prepared, Run
@@ -21,14 +21,13 @@ def _run_name() -> str:
     config = runtime.flow_run.parameters["config"]
     values = config if isinstance(config, dict) else config.model_dump()
     name, sensor = values.get("name") or "event", values.get("sensor", "rgb8")
-    return redact(f"{name} · {sensor} · {values.get('model', 'default model')}")
+    return f"{name} · {sensor} · {values.get('model', 'default model')}"
 
 
-@flow(
+@guarded_flow(
     name="detect",
     flow_run_name=_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=6),  # type: ignore[arg-type]
-    validate_parameters=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=6),
 )
 def detect(config: RunConfig | dict[str, Any]) -> str:
     """Landslide inventory of an event; returns the product folder.
@@ -41,7 +40,6 @@ def detect(config: RunConfig | dict[str, Any]) -> str:
     Raises: InputError for inputs that cannot be worked with; Busy, at once, while another run is at work on the event.
 
     """
-    guard_logs()
     share_one_heap()
     config = parse_config(with_event(config)) if isinstance(config, dict) else config
     with hold_products(config.out, config.root, config.name):

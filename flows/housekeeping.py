@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
-from prefect import flow, get_run_logger, runtime
+from prefect import get_run_logger, runtime
 from prefect.artifacts import create_table_artifact
 
 from catalog.apart import kept_apart
@@ -15,6 +15,7 @@ from catalog.policy import Policy, load_policy
 from catalog.responses import event_of
 from catalog.retention import Removal, doubted_clock, plan_retention, read_held, remove
 from catalog.schema import StoreError
+from flows.guarded import guarded_flow
 
 BUSY_S: Final = 2.0
 """How long an event that a response holds is waited for: its turn comes the next day."""
@@ -25,7 +26,7 @@ def _run_name() -> str:
     return "housekeeping · dry run" if dry else "housekeeping"
 
 
-@flow(name="housekeeping", flow_run_name=_run_name)
+@guarded_flow(name="housekeeping", flow_run_name=_run_name)
 def housekeeping(policy: str | None = None, dry_run: bool = False) -> int:
     """Bytes that were deleted, or would be in a dry run; each deletion and its reason is a row of a table.
 

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from prefect import flow, get_run_logger, runtime, tags, task
+from prefect import get_run_logger, runtime, tags, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -31,9 +31,9 @@ from catalog.responses import (
     write_response,
 )
 from catalog.schema import LandslideError
-from catalog.secrets import guard_logs
 from catalog.web import Unanswered
 from flows.detect import detect
+from flows.guarded import guarded_flow
 from tasks.outlook import Outlook, PartOutlook, detection_of, inputs_of, look, version_of
 
 WAITING: Final = "Waiting"
@@ -66,9 +66,9 @@ def _run_name() -> str:
     return f"{title} v{number}"
 
 
-@flow(name="respond", flow_run_name=_run_name)
+@guarded_flow(name="respond", flow_run_name=_run_name)
 def respond(
-    event_id: EventId,
+    event_id: EventId = "",
     policy: str | None = None,
     event: str | None = None,
     aoi: str | None = None,
@@ -86,7 +86,6 @@ def respond(
     Raises: InputError for an event or policy that cannot be worked with; Unanswered when no STAC API answers.
 
     """
-    guard_logs()
     rules = load_policy(policy)
     if not (event or aoi):
         open_event(rules.state, event_id)  # an event that is not known leaves no folder behind

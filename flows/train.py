@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from prefect import flow, get_run_logger, runtime, tags
+from prefect import get_run_logger, runtime, tags
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -17,6 +17,7 @@ from prefect.artifacts import (
 from catalog.config import AverageRun, RunConfig, TrainRun, parse_average, parse_config, parse_training
 from catalog.locks import hold_products
 from flows.cluster import all_threads, dask_client
+from flows.guarded import guarded_flow
 from tasks import averaging, learning, review, steps
 
 REPORT_EVERY: Final = 25
@@ -45,7 +46,7 @@ def _scene_name() -> str:
     return f"{values.get('name') or 'event'} · {values.get('model', 'default model')}"
 
 
-@flow(name="adapt", flow_run_name=_scene_name, validate_parameters=False)
+@guarded_flow(name="adapt", flow_run_name=_scene_name)
 def adapt(config: RunConfig | dict[str, Any]) -> str:
     """The weights that `detect` would use for this scene: fine-tuned on its labels, or adapted without any.
 
@@ -67,7 +68,7 @@ def adapt(config: RunConfig | dict[str, Any]) -> str:
     return str(settled.prepared.weights)
 
 
-@flow(name="evaluate", flow_run_name="{product}", validate_parameters=False)
+@guarded_flow(name="evaluate", flow_run_name="{product}")
 def evaluate(product: Path, truth: str, aoi: str | None = None, valid: str | None = None) -> dict[str, Any]:
     """Scores of a product against mapped landslides, as a table in the Prefect UI too.
 
@@ -78,7 +79,7 @@ def evaluate(product: Path, truth: str, aoi: str | None = None, valid: str | Non
     return result
 
 
-@flow(name="train", flow_run_name=_run_name, validate_parameters=False)
+@guarded_flow(name="train", flow_run_name=_run_name)
 def train(run: TrainRun | dict[str, Any], *, follow: Follow | None = None) -> str:
     """Tiles to weights with a model card; returns the weights file. A killed training goes on at its last epoch.
 
@@ -102,7 +103,7 @@ def train(run: TrainRun | dict[str, Any], *, follow: Follow | None = None) -> st
     return str(prepared.weights)
 
 
-@flow(name="average", flow_run_name=_mean_name, validate_parameters=False)
+@guarded_flow(name="average", flow_run_name=_mean_name)
 def average(run: AverageRun | dict[str, Any]) -> str:
     """The mean of several trainings with a model card of its own; returns the weights file.
 

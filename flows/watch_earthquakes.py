@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import Event
 from prefect.events.clients import get_events_client
@@ -14,9 +14,9 @@ from prefect.events.clients import get_events_client
 from catalog.markdown import plain
 from catalog.policy import load_policy
 from catalog.schema import LandslideError, StoreError
-from catalog.secrets import guard_logs
 from catalog.watching import Poll, poll
 from catalog.watchlist import Announcement
+from flows.guarded import guarded_flow
 
 ACTIVE: Final = "landslidenet.earthquake.active"
 
@@ -29,7 +29,7 @@ def _run_name() -> str:
     return f"earthquakes · {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-@flow(name="watch-earthquakes", flow_run_name=_run_name)
+@guarded_flow(name="watch-earthquakes", flow_run_name=_run_name)
 def watch_earthquakes(policy: str | None = None) -> str:
     """What the poll came to, in a sentence.
 
@@ -43,7 +43,6 @@ def watch_earthquakes(policy: str | None = None) -> str:
     watch list, or, once the others are decided upon and told, when something went wrong with an earthquake.
 
     """
-    guard_logs()
     told = load_policy(policy)
     now = datetime.now(UTC)
     found = poll(told, now=now, emit=announce)

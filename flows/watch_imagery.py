@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.events import Event, Resource
@@ -29,8 +29,8 @@ from catalog.responses import (
     read_response,
     write_response,
 )
-from catalog.secrets import guard_logs
 from catalog.watchlist import load_watchlist
+from flows.guarded import guarded_flow
 from flows.respond import event_title
 from tasks.outlook import Outlook, PartOutlook, look
 
@@ -46,7 +46,7 @@ def _run_name() -> str:
     return f"imagery · {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-@flow(name="watch-imagery", flow_run_name=_run_name)
+@guarded_flow(name="watch-imagery", flow_run_name=_run_name)
 def watch_imagery(policy: str | None = None) -> State[Any]:
     """Search imagery for every open event that is due; what improves an inventory is told as a Prefect event.
 
@@ -58,7 +58,6 @@ def watch_imagery(policy: str | None = None) -> State[Any]:
     Raises: InputError for a policy that cannot be worked with.
 
     """
-    guard_logs()
     log, rules = get_run_logger(), load_policy(policy)
     rows: list[dict[str, str]] = []
     failures, broken = list[str](), 0

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from shapely.affinity import affine_transform
 
 from catalog import scenes, store
+from catalog.apart import quiet
 from catalog.checks import Inputs, check_inputs
 from catalog.config import RunConfig
 from catalog.grid import Grid, regrid
@@ -120,6 +121,7 @@ def _earlier(config: RunConfig, inputs: Inputs) -> tuple[Earlier | None, tuple[s
 
 
 @task(task_run_name="ingest {epoch.role}", **RETRY)
+@quiet()
 def ingest(prepared: Prepared, epoch: scenes.Epoch, *, client: Client) -> tuple[StoreRef, StageRecord]:
     """One epoch's scenes, masked and composited, on the event's grid."""
     aoi = prepared.inputs.aoi
@@ -144,6 +146,7 @@ def _to_pixels(geometry: Any, grid: Grid) -> Any:  # noqa: ANN401 - shapely
 
 
 @task(task_run_name="ingest elevation", **RETRY)
+@quiet()
 def ingest_elevation(prepared: Prepared, *, client: Client) -> tuple[StoreRef, StageRecord]:
     """The DEM on a grid of its own pixel size: finer cells would hold interpolation, not relief."""
     dem = prepared.inputs.dem
@@ -159,6 +162,7 @@ def ingest_elevation(prepared: Prepared, *, client: Client) -> tuple[StoreRef, S
 
 
 @task(task_run_name="terrain", **RETRY)
+@quiet()
 def terrain_features(prepared: Prepared, elevation: StoreRef, *, client: Client) -> tuple[StoreRef, StageRecord]:
     """Slope, aspect, curvatures, position, ruggedness and relief."""
     local = tuple(f.variable for f in terrain.TERRAIN.values() if f.halo_px is not None)
@@ -170,6 +174,7 @@ def terrain_features(prepared: Prepared, elevation: StoreRef, *, client: Client)
 
 
 @task(task_run_name="hydrology", **RETRY)
+@quiet()
 def hydrology(prepared: Prepared, elevation: StoreRef, *, client: Client) -> tuple[StoreRef, StageRecord]:
     """Flow accumulation and wetness of the whole DEM, on one worker."""
     whole = tuple(f.variable for f in terrain.TERRAIN.values() if f.halo_px is None)
@@ -179,6 +184,7 @@ def hydrology(prepared: Prepared, elevation: StoreRef, *, client: Client) -> tup
 
 
 @task(task_run_name="pair pre with post", **RETRY)
+@quiet()
 def pair(prepared: Prepared, pre: StoreRef, post: StoreRef) -> Paired:
     """Shift of pre against post, radiometric normalisation and the scale of change on stable ground.
 
@@ -194,6 +200,7 @@ def pair(prepared: Prepared, pre: StoreRef, post: StoreRef) -> Paired:
 
 
 @task(task_run_name="change", **RETRY)
+@quiet()
 def change_features(
     prepared: Prepared, pre: StoreRef, post: StoreRef, *, pairing: Pairing, client: Client
 ) -> tuple[StoreRef, StageRecord]:
@@ -212,6 +219,7 @@ def change_features(
 
 
 @task(task_run_name="network {prepared.card.name}", **RETRY)
+@quiet()
 def settle_network(prepared: Prepared, post: StoreRef, *, client: Client, threads: int) -> Settled:
     """The run with the network that it is to use: as it is, fine-tuned on labels of the area, or adapted to the scene.
 
@@ -259,6 +267,7 @@ def _settle(prepared: Prepared, post: StoreRef, tone: Tone, *, client: Client, t
 
 
 @task(task_run_name="inference", **RETRY)
+@quiet()
 def probability(settled: Settled, post: StoreRef, *, client: Client, threads: int) -> tuple[StoreRef, StageRecord]:
     """Landslide probability of the post-event composite."""
     prepared, tone = settled.prepared, settled.tone
@@ -299,6 +308,7 @@ def _measure_tone(prepared: Prepared, post: StoreRef) -> Tone:
 
 
 @task(task_run_name="inventory", **RETRY)
+@quiet()
 def inventory(run: Run, *, client: Client) -> mapping.Inventory:
     """Landslides as polygons with their attributes, joined over block seams, and the class raster burnt from them."""
     prepared, grid = run.prepared, run.prepared.grid
@@ -337,6 +347,7 @@ def _burn_classes(run: Run, landslides: gpd.GeoDataFrame, *, client: Client) -> 
 
 
 @task(task_run_name="publish", **RETRY)
+@quiet()
 def publish(run: Run, found: mapping.Inventory) -> str:
     """The product folder, written whole or not at all, and what the Prefect UI shows of it."""
     with Stopwatch("publish") as watch:

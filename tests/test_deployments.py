@@ -67,6 +67,16 @@ def _ended(server, flow):
     return next((run for run in server.runs(**told) if run["state_type"] in ends), None)
 
 
+def test_wrong_parameters_are_left_to_the_flows(guarded):
+    given = {"detect": {"config": {"post": 5}}, "respond": {"event_id": "../etc"}, "train": {"run": 5}}
+    for name, wrong in given.items():
+        (deployment,) = guarded.ask("deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+        told = {"parameters": wrong, "state": {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01"}}}
+        made = guarded.ask(f"deployments/{deployment['id']}/create_flow_run", told)
+        assert made["parameters"] == {**deployment["parameters"], **wrong}
+        assert deployment["parameter_openapi_schema"]["properties"]
+
+
 def test_schedules_make_runs(guarded):
     def scheduled():
         told = {"deployments": {"name": {"any_": ["watch-earthquakes", "watch-imagery", "housekeeping"]}}}

@@ -23,8 +23,9 @@ SHELLS = {
 FLOWS_REACH = {
     # what a run and the watchers are told, what is known of a response, and the errors they are told
     "catalog.apart", "catalog.checks", "catalog.config", "catalog.events", "catalog.folders", "catalog.leftovers",
-    "catalog.locks", "catalog.markdown", "catalog.paths", "catalog.policy", "catalog.responses", "catalog.retention",
-    "catalog.schema", "catalog.secrets", "catalog.watching", "catalog.watchlist", "catalog.web",
+    "catalog.locks", "catalog.markdown", "catalog.named_secrets", "catalog.paths", "catalog.policy",
+    "catalog.responses", "catalog.retention", "catalog.schema", "catalog.secrets", "catalog.validation",
+    "catalog.watching", "catalog.watchlist", "catalog.web",
     # the steps, what is followed of them, and the shells that need no Prefect
     "tasks.artifacts", "tasks.averaging", "tasks.learning", "tasks.networks", "tasks.outlook", "tasks.review",
     "tasks.stages", "tasks.steps", "tasks.story",

@@ -8,11 +8,12 @@ import pytest
 from test_export import product  # noqa: F401 - a fixture
 
 from catalog import secrets
+from catalog.apart import quiet
 from catalog.config import parse_config
 from catalog.publication import publish
 from catalog.rasters import describe_raster
 from catalog.scenes import DemSource, Epoch
-from catalog.schema import InputError, StoreError
+from catalog.schema import InputError, LandslideError, StoreError
 from catalog.secrets import guard_logs, hidden, redact
 
 PLANTED = "Pl4ntedS3cret"
@@ -108,6 +109,58 @@ def test_flow_run_is_told_no_secret():
     from flows.detect import detect
 
     assert PLANTED not in str(detect.serialize_parameters({"config": config()}))
+
+
+def test_a_named_secret_is_used_and_its_name_is_said(monkeypatch):
+    monkeypatch.setenv("LANDSLIDENET_SECRET_SIG", f"{PLANTED}/+=")
+    named = "https://host/a.tif?sig=${LANDSLIDENET_SECRET_SIG}"
+    made = config(post=[named], cluster={"address": "a.B", "options": {"auth": "${LANDSLIDENET_SECRET_SIG}"}})
+    assert made.post == (f"https://host/a.tif?sig={PLANTED}/+=",)
+    assert made.cluster.options == {"auth": f"{PLANTED}/+="}
+    assert made.model_dump(mode="json")["post"] == [named]
+    assert str(InputError(f"no answer of {made.post[0]}")) == f"no answer of {named}"
+    assert redact(f"GET /x/{PLANTED}%2F%2B%3D") == "GET /x/${LANDSLIDENET_SECRET_SIG}"
+
+
+@pytest.mark.parametrize("value", [None, "", "short"])
+def test_a_named_secret_that_is_not_there_is_refused(monkeypatch, value):
+    monkeypatch.delenv("LANDSLIDENET_SECRET_SIG", raising=False)
+    if value is not None:
+        monkeypatch.setenv("LANDSLIDENET_SECRET_SIG", value)
+    with pytest.raises(InputError, match=rf"SECRET_SIG.* has {len(value or '')} characters .* set the variable where"):
+        config(post=["https://host/a.tif?sig=${LANDSLIDENET_SECRET_SIG}"])
+
+
+def test_no_other_variable_can_be_named(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED)
+    with pytest.raises(InputError, match="environment variable"):
+        config(post=["https://host/${AWS_SECRET_ACCESS_KEY}/a.tif"])
+
+
+@pytest.mark.parametrize(
+    "given", [{"post": "https://host/a.tif?sig=***"}, {"cluster": {"options": {"deep": [{"auth": "***"}]}}}]
+)
+def test_what_was_hidden_is_not_taken_for_a_value(given):
+    with pytest.raises(InputError, match="a part was hidden when the run was stored; .* name the secret"):
+        config(**given)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(OSError(5, "no answer", SIGNED[0]), OSError), (ValueError(f"auth {SIGNED[5]}"), LandslideError)],
+)
+def test_words_of_others_are_said_without_secrets(error, kind):
+    with pytest.raises(kind, match=rf"{type(error).__name__}: .*\*\*\*") as told, quiet():
+        raise error
+    assert PLANTED not in str(told.value)
+    assert told.value.__cause__ is None
+
+
+def test_errors_without_a_secret_pass_as_they_are():
+    error = KeyError("red")
+    with pytest.raises(KeyError) as told, quiet():
+        raise error
+    assert told.value is error
 
 
 def test_wrong_configuration_is_told_without_secrets():
