@@ -79,11 +79,10 @@ def product():
     return make_product()
 
 
-def make_product():
+def make_product(*, epsg=EPSG, left=583212.0, top=4737066.0):
     """Random blobs on 500 x 700 px with an unseen corner, over 3 x 4 ragged blocks."""
     rng = np.random.default_rng(7)
-    left, top = 583212.0, 4737066.0
-    grid = snap_grid((left, top - 1500, left + 2100, top), epsg=EPSG, gsd_m=GSD_M, block_px=BLOCK_PX)
+    grid = snap_grid((left, top - 1500, left + 2100, top), epsg=epsg, gsd_m=GSD_M, block_px=BLOCK_PX)
     ground = gaussian_filter(rng.normal(size=(500, 700)), 9).astype(np.float32)
     probability = (1 / (1 + np.exp(-90 * (ground - 0.035)))).astype(np.float32)
     seen = np.ones((500, 700), bool)
