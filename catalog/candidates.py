@@ -17,6 +17,7 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from catalog.areas import split_at_antimeridian
+from catalog.grid import bbox_of
 from catalog.items import BAND_INDEX, BASELINE, check_bands
 from catalog.pixel_size import MOST_RATIO
 from catalog.policy import StacSource
@@ -153,7 +154,8 @@ def checked_scene(value: object, *, source: StacSource, entry: Sensor, hosts: Se
     footprint = _footprint(value.get("geometry"), item_id)
     item = {
         "type": "Feature", "stac_version": "1.0.0", "stac_extensions": [], "id": item_id, "links": [],
-        "collection": source.collection, "geometry": mapping(footprint), "bbox": list(footprint.bounds),
+        "collection": source.collection, "geometry": mapping(footprint),
+        "bbox": list(bbox_of(shapely.get_coordinates(footprint).T)),
         "properties": {**properties, "datetime": taken.isoformat(), SOURCE: source.url},
         "assets": _assets(value.get("assets"), entry, item_id=item_id, hosts=hosts),
     }  # fmt: skip

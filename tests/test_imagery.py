@@ -240,6 +240,7 @@ def test_checked_scene_over_the_antimeridian_covers_its_own_ground_only(good):
     corners = [[179.5, -18], [-179.6, -18], [-179.6, -17], [179.5, -17], [179.5, -18]]
     made = scene({**good, "geometry": {"type": "Polygon", "coordinates": [corners]}})
     assert made.footprint.equals(union_all([box(179.5, -18, 180, -17), box(-180, -18, -179.6, -17)]))
+    assert made.item["bbox"] == pytest.approx([179.5, -18, -179.6, -17])
 
 
 def test_without_duplicates_keeps_the_newest_processing(good):
