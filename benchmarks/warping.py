@@ -21,7 +21,7 @@ from rasterio.warp import transform_bounds
 from scipy.ndimage import gaussian_filter
 from shapely.geometry import box, mapping
 
-from catalog.rasters import Decoding, sample
+from catalog.sampling import Decoding, sample
 
 SIDE, GSD_M, BLOCK_PX = 1100, 10.0, 341
 Array = NDArray[np.float64]
@@ -67,7 +67,7 @@ def by_odc(item: pystac.Item, geobox: GeoBox, *, chunks: dict[str, int] | None) 
 
 
 def by_sampler(item: pystac.Item, geobox: GeoBox, *, chunks: dict[str, int] | None) -> Array:
-    """The band by `catalog.rasters.sample`, as a whole or by pieces."""
+    """The band by `catalog.sampling.sample`, as a whole or by pieces."""
     step = chunks["y"] if chunks else max(geobox.shape)
     whole = np.empty(geobox.shape)
     for y in range(0, geobox.shape[0], step):

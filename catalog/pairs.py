@@ -11,7 +11,8 @@ import numpy as np
 from catalog.grid import is_metric
 from catalog.opening import open_raster
 from catalog.rasters import RasterInfo, describe_raster
-from catalog.schema import LANDSLIDE, NOT_OBSERVED, FloatArray, InputError
+from catalog.sampling import picture_decoding, read_whole
+from catalog.schema import LANDSLIDE, NOT_OBSERVED, InputError
 from catalog.tiles import RGB, LabelledTiles, cut
 
 SUFFIXES: Final = (".tif", ".tiff")
@@ -27,8 +28,9 @@ def has_pairs(folder: Path) -> bool:
 def read_pairs(folder: Path, *, tile_px: int) -> LabelledTiles:
     """Tiles of every pair, in the order of the names; see `catalog.tiles.cut` for what a tile shows.
 
-    Images: 8-bit red, green, blue (and transparency), as they are; masks on the same pixels: 1 landslide, 0 not, 255
-    unlabelled. A pair's event is the folder's name, or what `split.csv` (columns name, event) says.
+    Images: 8-bit red, green, blue (and transparency), as they are, and not observed where pictures of that kind are not
+    (`Decoding.picture`); masks on the same pixels: 1 landslide, 0 not, 255 unlabelled. A pair's event is the folder's
+    name, or what `split.csv` (columns name, event) says.
 
     Raises: InputError when there is no pair, one is incomplete or does not fit, or nothing is labelled.
     """
@@ -92,10 +94,8 @@ def _read(image_path: Path, mask_path: Path, *, event: str, tile_px: int) -> Lab
     """The tiles of a pair; may be none."""
     info, drawn = (describe_raster(path, allow_geographic=True) for path in (image_path, mask_path))
     _check(info, drawn, tile_px=tile_px)
-    with open_raster(str(image_path)) as dataset:
-        colours = [i for i in range(1, info.count + 1) if i != info.alpha_index]
-        seen = dataset.dataset_mask() > 0
-        image: FloatArray = np.where(seen, dataset.read(colours), np.float32(np.nan)).astype(np.float32)
+    colours = [i for i in range(1, info.count + 1) if i != info.alpha_index]
+    image = read_whole(str(image_path), decoding=picture_decoding(info, colours))
     with open_raster(str(mask_path)) as dataset:
         mask = np.asarray(dataset.read(1))
     if strange := set(np.unique(mask).tolist()) - {0, LANDSLIDE, NOT_OBSERVED}:

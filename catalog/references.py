@@ -12,7 +12,8 @@ from rasterio.windows import Window as RioWindow
 
 from catalog.files import name_of
 from catalog.opening import open_raster
-from catalog.rasters import Decoding, RasterInfo, describe_raster, sample
+from catalog.rasters import RasterInfo, describe_raster
+from catalog.sampling import Decoding, sample
 from catalog.schema import NOT_OBSERVED, FloatArray, InputError
 
 STRIP_ROWS: Final = 1024

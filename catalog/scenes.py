@@ -30,7 +30,8 @@ from catalog.heights import MIDDLE_PX, check_heights, metres_of
 from catalog.identity import content_digest, input_of, origin_digest
 from catalog.items import BAND_INDEX, LOCAL, find_asset
 from catalog.opening import PERSON, Opening, open_raster
-from catalog.rasters import Decoding, Method, RasterInfo, describe_raster, sample
+from catalog.rasters import RasterInfo, describe_raster
+from catalog.sampling import Decoding, Method, sample
 from catalog.schema import BANDS, ELEVATION, FloatArray, InputError
 from catalog.sensors import COLLAR, OFFSET_REASON, QaRule, Sensor, band_fields, reflectance_offset, sensor
 

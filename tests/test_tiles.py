@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from odc.geo.geobox import GeoBox
 
+from catalog.checks import check_scene
 from catalog.config import data_dir
 from catalog.pairs import has_pairs, read_pairs
+from catalog.scenes import read_epoch
 from catalog.schema import InputError
 from catalog.tiles import (
     LANDSLIDE4SENSE,
@@ -178,6 +181,20 @@ def test_pairs_do_not_label_transparent_pixels(pairs):
     alpha[:, :, 30:] = 0
     write(pairs / "images" / "a.tif", np.concatenate([picture(), alpha]), photometric="RGB", alpha="YES")
     assert (read_pairs(pairs, tile_px=40).masks[:, :, 30:] == 255).all()
+
+
+@pytest.mark.parametrize("shade", [0, 255, 7], ids=["black", "white", "nodata"])
+def test_pairs_see_what_a_scene_of_the_same_file_sees(pairs, shade):
+    image = picture().clip(8, 254)
+    image[:, :, 30:] = shade
+    image[0, 5] = shade  # in one band: seen
+    write(pairs / "images" / "a.tif", image, nodata=7)
+    epoch, _ = check_scene(pairs / "images" / "a.tif", sensor_name="rgb8")
+    (scene,) = read_epoch(epoch, GeoBox((40, 40), Affine(GSD, 0, LEFT, 0, -GSD, TOP), "EPSG:32654"))
+    labelled = read_pairs(pairs, tile_px=40).masks[0] != 255
+    assert np.array_equal(labelled, np.isfinite(scene.red.to_numpy()))
+    assert labelled[:, :30].all()
+    assert not labelled[:, 30:].any()
 
 
 @pytest.mark.parametrize(
