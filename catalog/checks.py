@@ -39,7 +39,7 @@ from catalog.offsets import with_offsets
 from catalog.opening import open_raster
 from catalog.outlines import Outlines, read_outlines
 from catalog.pixel_size import check_size, choose_gsd_m
-from catalog.pixels import check_mask, check_quality_band
+from catalog.pixels import check_mask, check_not_same, check_quality_band
 from catalog.rasters import RasterInfo, describe_raster
 from catalog.scenes import DemSource, Epoch, Role, describe_dem
 from catalog.schema import InputError
@@ -81,6 +81,8 @@ def check_inputs(config: RunConfig) -> Inputs:
     if post is None:
         raise InputError("post-event imagery: got none; pass --post FILE, or a `stac` section in the configuration")
     post_files, pre_files = _describe(post, entry), _describe(pre, entry) if pre else []
+    if pre:
+        check_not_same(pre, post)
     epochs, doubts = with_offsets([post, *([pre] if pre else [])])
     (post, *others), collars = with_collars(epochs)
     pre = others[0] if others else None

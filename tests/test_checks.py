@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 from datetime import UTC, datetime
 from functools import partial
@@ -33,8 +34,8 @@ def write(path, data, *, gsd=10.0, left=LEFT, top=TOP, epsg=32654):
     return str(path)
 
 
-def picture(*, bands=3, size=60, dtype=np.uint8, low=20, high=200):
-    return np.random.default_rng(0).integers(low, high, (bands, size, size)).astype(dtype)
+def picture(*, bands=3, size=60, dtype=np.uint8, low=20, high=200, seed=0):
+    return np.random.default_rng(seed).integers(low, high, (bands, size, size)).astype(dtype)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def given(tmp_path):
         "name": "e",
         "block_px": 256,
         "post": (write(tmp_path / "post.tif", picture()),),
-        "pre": (write(tmp_path / "pre.tif", picture()),),
+        "pre": (write(tmp_path / "pre.tif", picture(seed=1)),),
         "dem": write(tmp_path / "dem.tif", np.full((1, 20, 20), 300, np.int16), gsd=30.0),
         "mask": (write(tmp_path / "mask.tif", np.zeros((1, 60, 60), np.uint8)),),
         "aoi": str(tmp_path / "aoi.geojson"),
@@ -126,9 +127,10 @@ def test_check_inputs_warns_of_a_scene_without_its_quality_band(given, tmp_path,
     whole = write(
         tmp_path / "w.tif", np.concatenate([picture(bands=bands, dtype=np.uint16, low=8000, high=9000), quality])
     )
-    told = checked({**given, "sensor": name}, post=(whole, post), pre=(post,)).warnings
+    pre = write(tmp_path / "q.tif", picture(bands=bands, dtype=np.uint16, low=8000, high=9000, seed=1))
+    told = checked({**given, "sensor": name}, post=(whole, post), pre=(pre,)).warnings
     named = [t.split(":")[0] for t in told if f"has no quality band ({missing})" in t]
-    assert named == (["w", "p", "p"] if missing == "udm2" else ["p", "p"])
+    assert named == (["w", "p", "q"] if missing == "udm2" else ["p", "q"])
     assert any("pass --pre-mask" in t for t in told)
 
 
@@ -410,6 +412,24 @@ def test_check_inputs_refuses_imagery_of_too_few_observed_pixels(given, tmp_path
 def test_check_inputs_refuses_a_mask_of_all_pixels(given, tmp_path):
     mask = write(tmp_path / "all.tif", np.ones((1, 60, 60), np.uint8))
     refused("0 of the 3600 pixels to process .*are not masked", given, mask=(mask,), aoi=None)
+
+
+@pytest.mark.parametrize("given_as", ["the file", "a link", "a copy"])
+def test_check_inputs_refuses_pre_that_is_post(given, tmp_path, given_as):
+    (post,) = given["post"]
+    other = tmp_path / "before.tif"
+    if given_as == "a link":
+        other.symlink_to(post)
+    else:
+        shutil.copy(post, other)
+    pre = post if given_as == "the file" else str(other)
+    refused("is the pre-event imagery as well.*give it with --pre", given, pre=(given["pre"][0], pre))
+
+
+def test_check_inputs_takes_a_pre_of_the_same_size_and_other_content(given, tmp_path):
+    pre = write(tmp_path / "other.tif", picture(seed=2))
+    assert Path(pre).stat().st_size == Path(given["post"][0]).stat().st_size
+    assert checked(given, pre=(pre,)).pre is not None
 
 
 @pytest.mark.parametrize(("name", "count"), [("composite_udm2.tif", 8), ("a.tif", 8), ("x_udm2_clear.tif", 1)])

@@ -138,6 +138,12 @@ def config(home, **given):
     return RunConfig(**{"post": (str(home / "sound.tif"),), **places, **given})
 
 
+def before(home):
+    """Another sound picture of the same ground."""
+    raster(home / "before.tif", picture() + 1)
+    return str(home / "before.tif")
+
+
 def searched(home, href, **given):
     """What a run finds whose STAC API lists an item that leads to an address."""
     item = json.loads((home / "www" / "items.json").read_text()) if saved(home, href) else {}
@@ -154,7 +160,7 @@ ENTRIES = {
     "post": lambda home, url: check_inputs(config(home, post=(url,))),
     "pre": lambda home, url: check_inputs(config(home, pre=(url,))),
     "mask": lambda home, url: check_inputs(config(home, mask=(url,))),
-    "pre-mask": lambda home, url: check_inputs(config(home, pre=(str(home / "sound.tif"),), pre_mask=(url,))),
+    "pre-mask": lambda home, url: check_inputs(config(home, pre=(before(home),), pre_mask=(url,))),
     "dem": lambda home, url: describe_dem(url),
     "saved item": lambda home, url: check_inputs(config(home, post=(saved(home, url),))),
     "stac": searched,
@@ -162,13 +168,14 @@ ENTRIES = {
 
 
 def refused_everywhere(home, url):
-    before = sorted(path.name for path in home.rglob("*"))
+    before(home)
+    there = sorted(path.name for path in home.rglob("*"))
     for entry in ENTRIES.values():
         with pytest.raises(InputError) as told:
             entry(home, url)
         assert "root:x" not in str(told.value)
     assert sorted({path.name for path in home.rglob("*")} - {"items.json", "aoi.geojson"}) == sorted(
-        set(before) - {"items.json", "aoi.geojson"}
+        set(there) - {"items.json", "aoi.geojson"}
     )
 
 
@@ -202,7 +209,7 @@ def test_remote_raster_is_read_at_every_entry(home):
     raster(home / "www" / "scene.tif", picture())
     raster(home / "www" / "scene.jp2", picture(), driver="JP2OpenJPEG")
     raster(home / "www" / "dem.tif", np.full((1, 64, 64), 300, np.int16))
-    raster(home / "www" / "mask.tif", picture()[:1])
+    raster(home / "www" / "mask.tif", np.triu(picture()[:1]))
     named = {"dem": "dem.tif", "mask": "mask.tif", "pre-mask": "mask.tif"}
     with files_of(home / "www") as web:
         for name, entry in ENTRIES.items():

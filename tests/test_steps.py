@@ -38,8 +38,8 @@ def texture(*, seed=0, dx=0.0):
     return np.clip(gains * (100 + 25 * waves / waves.std()), 20, 200).astype(np.uint8)
 
 
-def write(path, data):
-    profile = {"driver": "GTiff", "count": len(data), "height": SIDE, "width": SIDE, "dtype": data.dtype}
+def write(path, data, **more):
+    profile = {**more, "driver": "GTiff", "count": len(data), "height": SIDE, "width": SIDE, "dtype": data.dtype}
     with rasterio.open(path, "w", **profile, crs="EPSG:32654", transform=Affine(3, 0, LEFT, 0, -3, TOP)) as out:
         out.write(data)
     return str(path)
@@ -48,7 +48,7 @@ def write(path, data):
 def prepare(folder, *, post, pre, **more):
     config = RunConfig(
         name="e", block_px=256, root=str(folder / "store"), out=str(folder / "out"),
-        post=(write(folder / "post.tif", post),), pre=(write(folder / "pre.tif", pre),),
+        post=(write(folder / "post.tif", post),), pre=(write(folder / "pre.tif", pre, compress="deflate"),),
         post_time_utc=datetime(2018, 9, 11, tzinfo=UTC), pre_time_utc=datetime(2018, 8, 1, tzinfo=UTC), **more,
     )  # fmt: skip
     return steps.check(config)
