@@ -16,6 +16,7 @@ from catalog.responses import event_of
 from catalog.retention import Removal, doubted_clock, plan_retention, read_held, remove
 from catalog.schema import StoreError
 from flows.guarded import guarded_flow
+from flows.places import free_places
 
 BUSY_S: Final = 2.0
 """How long an event that a response holds is waited for: its turn comes the next day."""
@@ -38,6 +39,7 @@ def housekeeping(policy: str | None = None, dry_run: bool = False) -> int:
     listed or deleted.
 
     """
+    free_places()
     told = load_policy(policy)
     rows, failures, unlisted, freed = [], list[str](), list[str](), 0
     planned = plan_retention(read_held(told.root, told.out, unlisted), told.retention, now=datetime.now(UTC))

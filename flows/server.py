@@ -6,6 +6,7 @@ import base64
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -16,6 +17,11 @@ ASK_S: Final = 30.0
 SWEEP_ASK_S: Final = 3.0
 """No longer: whoever sweeps may be asked to stop meanwhile."""
 MAX_RUNS: Final = 200
+FLOWS: Final = (
+    "watch-earthquakes", "watch-imagery", "respond", "detect", "train", "adapt", "housekeeping", "alert",
+)  # fmt: skip
+"""Those of `prefect.yaml`."""
+Ask = Callable[[str, object], Any]
 NEVER_BEGAN: Final = "the worker that was to begin it is no more; run it again"
 
 
@@ -55,21 +61,24 @@ class Server:
         """Names of what there is of a kind: `work_pools`, `automations`."""
         return {str(known["name"]) for known in self.ask(f"{kind}/filter")}
 
-    def crash_what_never_began(self, pool: str, *, before: datetime) -> list[str]:
-        """Names of runs of a pool that were handed to a worker before a time, never began, and are now crashed.
 
-        A run that is pending holds a place of its deployment; the worker that died with it does not give it back.
-        """
-        question = {
-            "flow_runs": {"state": {"type": {"any_": ["PENDING"]}}},
-            "work_pools": {"name": {"any_": [pool]}},
-            "limit": MAX_RUNS,
-        }
-        stale = [run for run in self.ask("flow_runs/filter", question, timeout_s=SWEEP_ASK_S) if _since(run) < before]
-        for run in stale:
-            state = {"type": "CRASHED", "name": "Crashed", "message": NEVER_BEGAN}
-            self.ask(f"flow_runs/{run['id']}/set_state", {"state": state}, timeout_s=SWEEP_ASK_S)
-        return [str(run["name"]) for run in stale]
+def crash_what_never_began(ask: Ask, *, before: datetime) -> list[str]:
+    """Names of runs of our deployments that were handed to a worker before a time, never began, and are now crashed.
+
+    ask : the answer of a Prefect server to a path and a question.
+
+    A run that is pending holds a place of its deployment; the worker that died with it does not give it back.
+    """
+    question = {
+        "flow_runs": {"state": {"type": {"any_": ["PENDING"]}}, "deployment_id": {"is_null_": False}},
+        "flows": {"name": {"any_": list(FLOWS)}},
+        "limit": MAX_RUNS,
+    }
+    stale = [run for run in ask("flow_runs/filter", question) if _since(run) < before]
+    for run in stale:
+        state = {"type": "CRASHED", "name": "Crashed", "message": NEVER_BEGAN}
+        ask(f"flow_runs/{run['id']}/set_state", {"state": state})
+    return [str(run["name"]) for run in stale]
 
 
 def _since(run: dict[str, Any]) -> datetime:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, Final
@@ -24,7 +25,7 @@ import yaml
 
 from catalog.policy import load_policy
 from catalog.schema import InputError
-from flows.server import Server, ServiceError
+from flows.server import SWEEP_ASK_S, Server, ServiceError, crash_what_never_began
 from flows.surroundings import check_home, direct
 
 POOL: Final = "landslidenet"
@@ -162,7 +163,8 @@ class Parts:
         self.swept = time.monotonic()
         with suppress(ServiceError):
             since = before or datetime.now(UTC) - timedelta(seconds=PENDING_S)
-            for name in self.server.crash_what_never_began(POOL, before=since):
+            ask = partial(self.server.ask, timeout_s=SWEEP_ASK_S)
+            for name in crash_what_never_began(ask, before=since):
                 say(f"{name} was handed to a worker that is no more: crashed; run it again")
 
     def start(self, name: str, *arguments: str) -> None:

@@ -17,6 +17,7 @@ from catalog.schema import LandslideError, StoreError
 from catalog.watching import Poll, poll
 from catalog.watchlist import Announcement
 from flows.guarded import guarded_flow
+from flows.places import free_places
 
 ACTIVE: Final = "landslidenet.earthquake.active"
 
@@ -43,6 +44,7 @@ def watch_earthquakes(policy: str | None = None) -> str:
     watch list, or, once the others are decided upon and told, when something went wrong with an earthquake.
 
     """
+    free_places()
     told = load_policy(policy)
     now = datetime.now(UTC)
     found = poll(told, now=now, emit=announce)

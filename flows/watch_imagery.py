@@ -31,6 +31,7 @@ from catalog.responses import (
 )
 from catalog.watchlist import load_watchlist
 from flows.guarded import guarded_flow
+from flows.places import free_places
 from flows.respond import event_title
 from tasks.outlook import Outlook, PartOutlook, look
 
@@ -58,6 +59,7 @@ def watch_imagery(policy: str | None = None) -> State[Any]:
     Raises: InputError for a policy that cannot be worked with.
 
     """
+    free_places()
     log, rules = get_run_logger(), load_policy(policy)
     rows: list[dict[str, str]] = []
     failures, broken = list[str](), 0
