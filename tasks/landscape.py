@@ -13,6 +13,7 @@ from scipy import fft, ndimage
 from skimage.graph import route_through_array
 
 from catalog.schema import FloatArray
+from tasks.silence import silence
 
 Float64Array = NDArray[np.float64]
 
@@ -96,8 +97,8 @@ def drained(elevation: Float64Array) -> Float64Array:
 
     Source: Barnes, Lehman and Mulla 2014, priority-flood + epsilon, as RichDEM implements it.
     """
-    raster = _rdarray(elevation)
-    return np.asarray(richdem.FillDepressions(raster, epsilon=True, in_place=False), np.float64)
+    with silence():
+        return np.asarray(richdem.FillDepressions(_rdarray(elevation), epsilon=True, in_place=False), np.float64)
 
 
 def _rdarray(surface: Float64Array) -> richdem.rdarray:
@@ -109,8 +110,8 @@ def _rdarray(surface: Float64Array) -> richdem.rdarray:
 
 def catchment_area(filled: Float64Array, gsd_m: float) -> Float64Array:
     """Upslope area of each cell, (y, x) float64, m2 (D8; O'Callaghan and Mark 1984)."""
-    raster = _rdarray(filled)
-    return np.asarray(richdem.FlowAccumulation(raster, method="D8"), np.float64) * gsd_m**2
+    with silence():
+        return np.asarray(richdem.FlowAccumulation(_rdarray(filled), method="D8"), np.float64) * gsd_m**2
 
 
 def _eroded_relief(side_px: int, gsd_m: float, rng: Generator) -> Float64Array:

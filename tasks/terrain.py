@@ -10,11 +10,7 @@ complete: on a border RichDEM puts the centre's elevation in place of the missin
 from __future__ import annotations
 
 import itertools
-import os
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, Final, Literal, Protocol
@@ -28,6 +24,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from catalog.schema import FloatArray, InputError, Variable
 from tasks.coarsening import BlockMeans
+from tasks.silence import silence
 
 RELIEF_RADIUS_PX: Final = 4
 """Relief is the range of elevation in a square of 2 x 4 + 1 = 9 pixels a side."""
@@ -78,26 +75,6 @@ def _variable(name: str, units: str, long_name: str, valid_range: tuple[float, f
 
 # --- RichDEM ---------------------------------------------------------------------------------------------------------
 
-_stderr_lock = threading.Lock()
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """No progress bars on stderr: RichDEM's C++ writes them to the file descriptor, without an option not to.
-
-    It holds the interpreter lock while it computes, so that no other thread's words are lost.
-    """
-    with _stderr_lock:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        try:
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
 
 def _as_richdem(dem: NDArray[Any], gsd_m: float) -> richdem.rdarray:
     filled = np.ascontiguousarray(np.where(np.isfinite(dem), dem, _NODATA))
@@ -115,7 +92,7 @@ _Attribute = Literal["slope_degrees", "aspect", "profile_curvature", "planform_c
 
 def _attribute(dem: FloatArray, name: _Attribute, *, gsd_m: float) -> FloatArray:
     """RichDEM's terrain attribute where its 3 x 3 neighbourhood is complete, NaN elsewhere."""
-    with _silence():
+    with silence():
         values = np.asarray(richdem.TerrainAttribute(_as_richdem(dem, gsd_m), name))
     return np.where(_complete(dem, 1), values, np.float32(np.nan))
 
@@ -259,7 +236,7 @@ def flow_accumulation_m2(dem: FloatArray, *, gsd_m: float) -> FloatArray:
     """
     if not np.isfinite(dem).any():
         return np.full_like(dem, np.nan)
-    with _silence():
+    with silence():
         filled = richdem.FillDepressions(_as_richdem(dem.astype(np.float64), gsd_m), epsilon=True)
         cells = np.asarray(richdem.FlowAccumulation(filled, method="Dinf"))
     return np.where(np.isfinite(dem), cells * gsd_m**2, np.nan).astype(np.float32)

@@ -54,6 +54,11 @@ def test_written_event_is_the_same_to_the_byte(tmp_path):
     }
 
 
+def test_simulation_writes_nothing_to_the_console(capfd):
+    simulate(size_px=192, gsd_m=10.0, seed=1, sensor="rgb8")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_another_seed_is_another_event():
     one, other = (simulate(size_px=256, gsd_m=10.0, seed=seed) for seed in (1, 2))
     assert not np.array_equal(one.elevation_m, other.elevation_m)
