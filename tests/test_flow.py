@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import psutil
 import pytest
 import rasterio
 from detection import landslidenet
@@ -24,6 +26,7 @@ from models.numerics import choose_numerics
 from tasks.review import evaluate_product, simulate_event
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
+LONGEST_S = 10
 RUN = [sys.executable, "-c", "from flows.cli import main; main()"]
 
 
@@ -148,31 +151,74 @@ def test_detect_result_does_not_depend_on_blocks_and_workers(product, config, ho
     assert _outlines(other) == _outlines(product)
 
 
-def test_detect_killed_in_inference_resumes_from_the_ledger(product, inputs, tmp_path):
+def test_detect_ended_in_inference_and_in_publish_resumes_from_the_ledger(product, inputs, tmp_path):
+    """Told to end, then killed, in inference; told to end while it publishes: whoever comes next goes on."""
     arguments = [*inputs, "--block", "256", "--root", tmp_path / "store", "--out", tmp_path / "out"]
-    log = subprocess.DEVNULL
-    running = subprocess.Popen([*RUN, "detect", *map(str, arguments)], stdout=log, stderr=log, start_new_session=True)
-    finished = _wait_for_blocks(tmp_path / "store", running, least=2)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    words = [*RUN, "detect", *map(str, arguments)]
+    with _running(words, tmp_path) as running:
+        _wait_for_blocks(tmp_path / "store", running, least=1)
+        _end(running, signal.SIGTERM, home=tmp_path)
+    with _running(words, tmp_path) as running:
+        finished = _wait_for_blocks(tmp_path / "store", running, least=3)
+        os.killpg(running.pid, signal.SIGKILL)
+    with _running(words, tmp_path) as running:
+        _wait_for(running, lambda: (tmp_path / "out/sim000007/.v1.partial").exists())
+        _end(running, signal.SIGINT, home=tmp_path)
     kept = {p.name: p.stat().st_mtime_ns for p in finished}
     resumed = _detect(*arguments)
     stages = {s["stage"]: s for s in json.loads((resumed / "run.json").read_text())["provenance"]["stages"]}
-    assert stages["inference"]["blocks_done_before"] >= len(kept) >= 2
+    assert stages["inference"]["blocks_done_before"] == stages["inference"]["blocks"] > len(kept) >= 3
     ledger = next((tmp_path / "store").glob("*/probability-*.ledger"))
     assert all((ledger / name).stat().st_mtime_ns == time_ns for name, time_ns in kept.items())
     assert _bytes(resumed) == _bytes(product)
     assert _outlines(resumed) == _outlines(product)
 
 
+@contextmanager
+def _running(words, home):
+    """A command in a group of its own, what it says in a file; none of it is there afterwards."""
+    with (home / "said").open("w") as log:
+        running = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield running
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+
+
+def _end(running, number, *, home):
+    """Tell a running command's group to end: it does within seconds, with one line, and leaves blocks only."""
+    family = psutil.Process(running.pid).children(recursive=True)
+    assert family
+    asked = time.monotonic()
+    os.killpg(running.pid, number)
+    assert running.wait(timeout=120) == 128 + number
+    assert time.monotonic() - asked < LONGEST_S
+    assert psutil.wait_procs(family, timeout=LONGEST_S)[1] == []
+    said = (home / "said").read_text()
+    last = f"ended by {number.name}; what is finished is kept: run the same command again to go on"
+    assert said.splitlines()[-1] == last
+    assert "Traceback" not in said
+    assert not list((home / "out/sim000007").iterdir())
+    assert not [path for path in home.rglob("*") if path.name.startswith(".") or path.suffix == ".lock"]
+
+
+def _wait_for(running, reached):
+    for _ in range(30_000):
+        if found := reached():
+            return found
+        assert running.poll() is None, "the run ended before it could be signalled"
+        time.sleep(0.01)
+    raise AssertionError("nothing was reached in time")
+
+
 def _wait_for_blocks(root, running, *, least):
-    for _ in range(3000):
-        finished = sorted(root.glob("*/probability-*.ledger/r*.json"))
-        if len(finished) >= least:
-            return finished
-        assert running.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    raise AssertionError("no block of the inference was finished in time")
+    def finished():
+        blocks = sorted(root.glob("*/probability-*.ledger/r*.json"))
+        return blocks if len(blocks) >= least else []
+
+    return _wait_for(running, finished)
 
 
 def test_detect_of_a_missing_file_is_one_message_and_status_2(tmp_path):
