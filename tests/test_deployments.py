@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -22,42 +23,32 @@ NAMES = {"watch-earthquakes", "watch-imagery", "respond", "detect", "train", "ad
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """A server with basic auth on which everything is deployed."""
-    with serving(tmp_path_factory.mktemp("guarded"), secret=SECRET) as server:
-        server.deploy_all()
-        yield server
+    """A server with basic auth on which everything is deployed: on PostgreSQL, as operators run it; `up` has SQLite."""
+    folder = tmp_path_factory.mktemp("guarded")
+    here = POSTGRES or os.environ.get("CI")
+    with postgres(folder) if here else nullcontext() as address, serving(folder, database=address, secret=SECRET) as on:
+        on.deploy_all()
+        yield on
+        assert (folder / "prefect.db").exists() == (not here)
 
 
 def test_prefect_accepts_the_deployments_and_a_worker_runs_one(guarded, tmp_path):
-    _deploy_again_and_detect(guarded, tmp_path)
-
-
-def test_prefect_on_postgresql_accepts_the_deployments_and_a_worker_runs_one(tmp_path):
-    if not POSTGRES and not os.environ.get("CI"):
-        pytest.skip("no PostgreSQL on this machine")
-    with postgres(tmp_path) as address, serving(tmp_path, database=address) as server:
-        server.deploy_all()
-        _deploy_again_and_detect(server, tmp_path)
-        assert not (tmp_path / "prefect.db").exists()
-
-
-def _deploy_again_and_detect(server, folder):
-    server.run("deploy", "--all")  # again: nothing is there twice
-    assert sorted(d["name"] for d in server.json("deployment", "ls")) == sorted(NAMES)
-    named = [automation["name"] for automation in server.ask("automations/filter", {})]
+    guarded.run("deploy", "--all")  # again: nothing is there twice
+    assert sorted(d["name"] for d in guarded.json("deployment", "ls")) == sorted(NAMES)
+    named = [automation["name"] for automation in guarded.ask("automations/filter", {})]
     stated = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     assert sorted(named) == sorted(t["name"] for d in stated for t in d.get("triggers", ()))
 
-    scene = simulate_event(folder / "scene", size_px=192, gsd_m=10.0, seed=7, sensor="rgb8")
+    scene = simulate_event(tmp_path / "scene", size_px=192, gsd_m=10.0, seed=7, sensor="rgb8")
     config = {
         "event": str(scene["event"]), "post": str(scene["post"]), "block": 256, "workers": 1,
-        "root": str(folder / "store"), "out": str(folder / "out"),
+        "root": str(tmp_path / "store"), "out": str(tmp_path / "out"),
     }  # fmt: skip
-    server.run("deployment", "run", "detect/detect", "--param", f"config={json.dumps(config)}")
-    with server.worker():
-        run = wait_until(lambda: _ended(server, "detect"), what="end of the detection")
-    assert run["state_type"] == "COMPLETED", server.log("worker")[-3000:]
-    assert (folder / "out/sim000007/v1/inventory.gpkg").is_file()
+    guarded.run("deployment", "run", "detect/detect", "--param", f"config={json.dumps(config)}")
+    with guarded.worker():
+        run = wait_until(lambda: _ended(guarded, "detect"), what="end of the detection")
+    assert run["state_type"] == "COMPLETED", guarded.log("worker")[-3000:]
+    assert (tmp_path / "out/sim000007/v1/inventory.gpkg").is_file()
 
 
 def _ended(server, flow):

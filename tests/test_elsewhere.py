@@ -1,6 +1,6 @@
 """The same inventory wherever stores and blocks are: S3, a Dask cluster of other processes; and what a fault leaves.
 
-Every run is the command line's, against servers on loopback and one real Prefect server.
+Every run is the command line's, in this process but for one that is cut off; servers and workers are real.
 """
 
 import os
@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import geopandas as gpd
 import psutil
 import pytest
+from detection import landslidenet
 from processes import free_port, listens, s3_server, wait_until
 
 from tasks.review import simulate_event
@@ -60,35 +62,21 @@ def prefect_server(folder, port):
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory):
-    """Environment of runs that tell one Prefect server."""
-    folder, port = tmp_path_factory.mktemp("prefect"), free_port()
-    with prefect_server(folder, port):
-        yield {**os.environ, "PREFECT_HOME": str(folder), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-
-
-@pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A scene of 384 px: several blocks of 256 px."""
-    scene = simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=384, gsd_m=10.0, seed=7, sensor="rgb8")
+    scene = simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=320, gsd_m=10.0, seed=7, sensor="rgb8")
     names = {"post": "--post", "pre": "--pre", "dem": "--dem", "event": "--event"}
     return [str(word) for role, flag in names.items() for word in (flag, scene[role])]
 
 
-def command(inputs, home, *words, root=None):
+def words_of(inputs, home, *words, root=None):
     places = ["--root", root or home / "store", "--out", home / "out"]
-    return [*RUN, "detect", *inputs, "--block", "256", *map(str, (*places, *words))]
-
-
-def detect(inputs, home, *words, root=None, environment):
-    done = subprocess.run(command(inputs, home, *words, root=root), env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Path(done.stdout.strip().splitlines()[-1])
+    return ["detect", *inputs, "--block", "256", *map(str, (*places, *words))]
 
 
 @pytest.fixture(scope="module")
-def local(inputs, tmp_path_factory, prefect):
-    return detect(inputs, tmp_path_factory.mktemp("local"), "--workers", 2, environment=prefect)
+def local(inputs, tmp_path_factory, warm):
+    return landslidenet(*words_of(inputs, tmp_path_factory.mktemp("local"))).last_line
 
 
 def same_inventory(folder, reference):
@@ -102,16 +90,18 @@ def published(home):
     return sorted(p.name for p in (home / "out").glob("*/v*"))
 
 
-def test_detect_with_stores_on_s3_gives_the_local_inventory(inputs, local, prefect, tmp_path):
+def test_detect_with_stores_on_s3_gives_the_local_inventory(inputs, local, tmp_path, monkeypatch):
     import s3fs
 
     key = {"key": "testing", "secret": "testing"}
-    words = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
     with s3_server() as endpoint:
         fs = s3fs.S3FileSystem(client_kwargs={"endpoint_url": endpoint}, skip_instance_cache=True, **key)
         fs.mkdir("scenes")
-        environment = {**prefect, **words, "LANDSLIDENET_S3_ENDPOINT": endpoint}
-        there = detect(inputs, tmp_path, "--workers", 2, root="s3://scenes/store", environment=environment)
+        words = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+        for name, value in {**words, "LANDSLIDENET_S3_ENDPOINT": endpoint}.items():
+            monkeypatch.setenv(name, value)
+        told = words_of(inputs, tmp_path, "--workers", 1, root="s3://scenes/store")  # workers that have the variables
+        there = landslidenet(*told).last_line
         fs.invalidate_cache()
         assert [name for name in fs.find("scenes/store") if name.endswith("/complete.json")]
     assert same_inventory(there, local)
@@ -135,27 +125,26 @@ def dask_cluster(folder):
             yield address, one, two
 
 
-def test_detect_on_two_dask_workers_survives_the_death_of_one(inputs, local, prefect, tmp_path):
-    with dask_cluster(tmp_path) as (address, one, two):
-        assert same_inventory(detect(inputs, tmp_path, "--cluster", address, environment=prefect), local)
-        home = tmp_path / "again"
-        running = subprocess.Popen(
-            command(inputs, home, "--cluster", address), env=prefect, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        wait_until(lambda: list((home / "store").glob("*/*.ledger/r*.json")), what="block")
-        end(one, how=signal.SIGKILL)
-        out, err = running.communicate(timeout=300)
-        assert running.returncode == 0, err[-3000:]
+def test_detect_on_two_dask_workers_survives_the_death_of_one(inputs, local, tmp_path):
+    with dask_cluster(tmp_path) as (address, one, two), ThreadPoolExecutor(1) as aside:
+
+        def kill_one():
+            wait_until(lambda: list((tmp_path / "store").glob("*/*.ledger/r*.json")), every_s=0.05, what="block")
+            end(one, how=signal.SIGKILL)
+            return published(tmp_path)
+
+        before = aside.submit(kill_one)
+        done = landslidenet(*words_of(inputs, tmp_path, "--cluster", address))
+        assert before.result() == []
         assert two.poll() is None
-    assert same_inventory(Path(out.strip().splitlines()[-1]), local)
-    assert published(home) == ["v1"]
+    assert same_inventory(done.last_line, local)
+    assert published(tmp_path) == ["v1"]
 
 
 def test_detect_while_the_prefect_server_restarts_heals_or_says_so(inputs, local, tmp_path):
     port = free_port()
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    words = command(inputs, tmp_path, "--workers", 1)
+    words = [*RUN, *words_of(inputs, tmp_path, "--workers", 1)]
     with prefect_server(tmp_path, port):
         running = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: list((tmp_path / "store").glob("*/*.ledger/r*.json")), what="block")
@@ -164,7 +153,7 @@ def test_detect_while_the_prefect_server_restarts_heals_or_says_so(inputs, local
         if running.returncode:
             assert published(tmp_path) == []
             assert not [line for line in err.splitlines() if line.startswith("Traceback")], err[-3000:]
-            folder = detect(inputs, tmp_path, "--workers", 1, environment=environment)
+            folder = landslidenet(*words_of(inputs, tmp_path)).last_line
         else:
             folder = Path(out.strip().splitlines()[-1])
     assert same_inventory(folder, local)
@@ -187,15 +176,15 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=False)  # it is not there when the mount failed
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("full", ["root", "out"])
-def test_detect_on_a_full_disk_says_so_and_publishes_nothing(full, inputs, prefect, small_disk, tmp_path):
+def test_detect_on_a_full_disk_says_so_and_publishes_nothing(full, inputs, small_disk, tmp_path):
     disk = small_disk(1)
     places = {"root": tmp_path / "store", "out": tmp_path / "out", full: disk / full}
-    run = [*RUN, "detect", *inputs, "--block", "256", "--workers", "1"]
-    run += [str(word) for name, place in places.items() for word in (f"--{name}", place)]
-    done = subprocess.run(run, env=prefect, capture_output=True, text=True, timeout=300)
+    places = [word for name, place in places.items() for word in (f"--{name}", place)]
+    done = landslidenet("detect", *inputs, "--block", "256", *places, check=False)
     assert done.returncode == 1, done.stderr[-3000:]
-    assert not list(places["out"].glob("*/v*"))
+    assert not list((disk / full if full == "out" else tmp_path / "out").glob("*/v*"))
     said = done.stderr.splitlines()[-1]
     assert said.startswith("failed: "), said
     assert "No space left on device" in said

@@ -36,7 +36,7 @@ def _detect(*arguments):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=640, gsd_m=10.0, seed=7, sensor="rgb8")
+    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=448, gsd_m=10.0, seed=7, sensor="rgb8")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from datetime import UTC, datetime
 
@@ -10,6 +12,7 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from processes import free_port, listens, wait_until
 from rasterio.enums import Resampling
 from stac_server import files_of
 
@@ -204,11 +207,15 @@ def test_vrt_of_what_is_no_file_is_refused(tmp_path):
 def test_source_of_a_vrt_on_a_server_counts(tmp_path):
     (tmp_path / "www").mkdir()
     raster(tmp_path / "www" / "a.tif", picture())
-    with files_of(tmp_path / "www") as host:
-        path = vrt(tmp_path / "post.vrt", f"/vsicurl/http://{host}/a.tif", relative=False)
+    port = free_port()  # of another process: GDAL holds this one's interpreter lock while it waits for an answer
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", tmp_path / "www"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        wait_until(lambda: listens(port), every_s=0.05, what="server")
+        path = vrt(tmp_path / "post.vrt", f"/vsicurl/http://127.0.0.1:{port}/a.tif", relative=False)
         before = content_digest(str(path))
         raster(tmp_path / "www" / "a.tif", picture(1), compress="deflate")
         assert content_digest(str(path)) != before
+        server.terminate()
 
 
 def test_dem_and_mask_follow_all_that_is_read(tmp_path):

@@ -12,7 +12,7 @@ from detection import landslidenet
 from tasks.review import simulate_event
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
-BLOCK, SIDE = 256, 768
+BLOCK, SIDE = 256, 640
 
 
 def _stages(folder):

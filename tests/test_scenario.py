@@ -27,7 +27,7 @@ PX = 64
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=640, gsd_m=10.0, seed=7, sensor="rgb8")
+    return simulate_event(tmp_path_factory.mktemp("scene") / "s", size_px=448, gsd_m=10.0, seed=7, sensor="rgb8")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(scene, home):
-    return ["--post", scene["post"], "--name", "sim", "--block", 512, "--root", home / "store",
+    return ["--post", scene["post"], "--name", "sim", "--block", 256, "--root", home / "store",
             "--out", home / "out", "--network-steps", 2]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_adapted_network_is_an_artefact_of_the_event(adapted, tiles, home):
 
 @pytest.mark.slow
 def test_adaptation_shows_its_losses_in_its_run(scene, tiles, tmp_path, prefect_api):
-    weights = adapt({"post": str(scene["post"]), "name": "sim", "adapt": str(tiles), "network_steps": 2, "block": 512,
+    weights = adapt({"post": str(scene["post"]), "name": "sim", "adapt": str(tiles), "network_steps": 2, "block": 256,
                      "workers": 1, "root": str(tmp_path / "store"), "out": str(tmp_path / "out")})  # fmt: skip
     assert Path(weights).is_file()
     asked = {"artifacts": {"key": {"any_": ["network", "network-losses"]}}, "sort": "KEY_ASC"}

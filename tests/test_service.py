@@ -106,27 +106,27 @@ def test_up_starts_everything_and_a_signal_ends_all_of_it(folder):
 
 
 @pytest.mark.slow
-def test_up_on_the_same_home_keeps_the_history_and_deploys_nothing_twice(folder):
+def test_up_again_keeps_the_history_and_ends_with_the_first_of_its_parts(folder):
     port = free_port()
     api, counts = f"http://127.0.0.1:{port}/api", []
-    for times in (1, 2):
-        process = _up(folder, port)
+
+    def look(times):
         _ready(folder, process, f"http://127.0.0.1:{port}", times=times)
         ids = {d["name"]: d["id"] for d in httpx.post(f"{api}/deployments/filter", json={}).json()}
         automations = httpx.post(f"{api}/automations/filter", json={}).json()
         counts.append((ids, sorted(a["name"] for a in automations)))
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=90) == 0
+
+    process = _up(folder, port)
+    look(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=90) == 0
+
+    process = _up(folder, port)
+    look(2)
     assert counts[0] == counts[1]
     assert len(counts[0][0]) == 8
     assert "a run without a sign of life is crashed" in counts[0][1]
 
-
-@pytest.mark.slow
-def test_up_says_which_part_died_and_ends_the_others(folder):
-    port = free_port()
-    process = _up(folder, port)
-    _ready(folder, process, f"http://127.0.0.1:{port}")
     family = _family(process)
     worker = next(one for one in family if "worker" in one.cmdline())
     worker.kill()
