@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.schema import FloatArray, InputError
+from tasks.ramps import smooth_step
 
 RGB: Final = ("red", "green", "blue")
 TAPER_FLOOR: Final = 1e-3
@@ -28,8 +29,9 @@ MIN_TONE_PIXELS: Final = 500
 CONTRAST_PERCENTILE: Final = 99.0
 REFERENCE_CONTRAST: Final = 2.4
 """Luminance at the 99th percentile over the median, in the training tiles (115 / 48)."""
-BEND_FROM: Final = 1.4
-"""The tone curve is bent only where the scene's contrast is this many times away from the training tiles'."""
+BEND: Final = (1.3, 1.5)
+"""How many times the scene's contrast is away from the training tiles' where the tone curve begins to bend, and where
+it is bent so far that both are the same."""
 GAMMA_RANGE: Final = (0.4, 1.5)
 
 Predict = Callable[[NDArray[np.uint8]], FloatArray]
@@ -86,9 +88,8 @@ def measure_tone(sample: Mapping[str, FloatArray], *, reference: tuple[float, fl
         )
     middle, bright = (float(v) for v in np.percentile(bands.mean(axis=0), [50.0, CONTRAST_PERCENTILE]))
     contrast = max(bright / middle, 1.01)
-    gamma = 1.0
-    if max(contrast / REFERENCE_CONTRAST, REFERENCE_CONTRAST / contrast) > BEND_FROM:
-        gamma = float(np.clip(math.log(REFERENCE_CONTRAST) / math.log(contrast), *GAMMA_RANGE))
+    gamma = float(np.clip(math.log(REFERENCE_CONTRAST) / math.log(contrast), *GAMMA_RANGE))
+    gamma **= smooth_step(max(contrast / REFERENCE_CONTRAST, REFERENCE_CONTRAST / contrast), BEND)
     return Tone((round(red, 6), round(green, 6), round(blue, 6)), reference, round(gamma, 6))
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from catalog.schema import FloatArray
+from tasks.ramps import smooth_step
 
 LEAST_PROBABILITY: Final = 0.02
 """Below it a pixel is not called a landslide whatever the histogram says."""
@@ -96,9 +97,9 @@ def _signs(eta: float, *, sure: float, above: float, prevalence: float) -> dict[
         f"it is sure of little of what lies above the valley ({100 * sure:.2g} of {100 * above:.2g} % of the scene)"
     )
     return {
-        one_mode: _grows(eta, MODES),
-        little: _grows(math.log(_odds(sure) / usual), (math.log(AMOUNT[0]), math.log(AMOUNT[1]))),
-        unsure: _grows(sure / max(above, RESOLUTION), SURE),
+        one_mode: smooth_step(eta, MODES),
+        little: smooth_step(math.log(_odds(sure) / usual), (math.log(AMOUNT[0]), math.log(AMOUNT[1]))),
+        unsure: smooth_step(sure / max(above, RESOLUTION), SURE),
     }
 
 
@@ -145,9 +146,3 @@ def _valley(log_odds: NDArray[np.float64]) -> tuple[float, float]:
 
 def _odds(share: float) -> float:
     return max(share, 1e-6) / (1.0 - min(share, 1.0 - 1e-6))
-
-
-def _grows(value: float, ramp: tuple[float, float]) -> float:
-    """From 0 at the ramp's first value to 1 at its second, flat at both ends."""
-    x = min(max((value - ramp[0]) / (ramp[1] - ramp[0]), 0.0), 1.0)
-    return float(x * x * (3.0 - 2.0 * x))

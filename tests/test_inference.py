@@ -138,6 +138,20 @@ def test_tone_bends_a_scene_of_another_contrast():
     assert 0.4 <= measure_tone(sample, reference=REFERENCE).gamma < 1.0
 
 
+def test_tone_bends_more_and_more_where_the_contrast_grows():
+    ranks = np.random.default_rng(0).normal(size=5000)
+    gammas = [
+        measure_tone(
+            {band: np.exp(spread * ranks - 2.5) for band in ("red", "green", "blue")}, reference=REFERENCE
+        ).gamma
+        for spread in np.linspace(0.3, 0.7, 81)  # contrasts of 2.0 to 5.1
+    ]
+    assert gammas[10] == 1.0
+    assert gammas[-1] < 0.6
+    assert np.all(np.diff(gammas)[5:] <= 0.0)
+    assert np.abs(np.diff(gammas)).max() < 0.05  # of 0.46 in all
+
+
 def test_tone_keeps_nodata():
     tone = Tone((0.2, 0.2, 0.2), REFERENCE, 1.0)
     assert np.isnan(tone.apply(np.full((3, 1, 1), np.nan, np.float32))).all()
