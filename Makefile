@@ -30,7 +30,7 @@ type: env
 
 test: lint type
 	$(BIN)/landslidenet demo --out build/demo --size 1024
-	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lock:
 	$(BIN)/pip freeze --exclude-editable --disable-pip-version-check > requirements.lock
