@@ -10,17 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from distributed import LocalCluster
-from prefect.testing.utilities import prefect_test_harness
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
-from flows.detect import detect
-from tasks.review import simulate_event
+from distributed import LocalCluster  # noqa: E402 - Prefect reads the setting when it is imported
+from prefect.testing.utilities import prefect_test_harness  # noqa: E402
+
+from flows.detect import detect  # noqa: E402
+from tasks.review import simulate_event  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import damages  # noqa: E402 - of the tests

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")  # before Prefect reads it: of each test process alone
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 import pytest  # noqa: E402

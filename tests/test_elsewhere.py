@@ -176,15 +176,14 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=False)  # it is not there when the mount failed
 
 
-@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("full", ["root", "out"])
-def test_detect_on_a_full_disk_says_so_and_publishes_nothing(full, inputs, small_disk, tmp_path):
+def test_detect_on_a_full_disk_says_so_and_publishes_nothing(full, inputs, local, small_disk, tmp_path):
     disk = small_disk(1)
-    places = {"root": tmp_path / "store", "out": tmp_path / "out", full: disk / full}
-    places = [word for name, place in places.items() for word in (f"--{name}", place)]
-    done = landslidenet("detect", *inputs, "--block", "256", *places, check=False)
+    places = {"root": local.parents[2] / "store", "out": tmp_path / "out", full: disk / full}
+    words = [word for name, place in places.items() for word in (f"--{name}", place)]
+    done = landslidenet("detect", *inputs, "--block", "256", *words, check=False)
     assert done.returncode == 1, done.stderr[-3000:]
-    assert not list((disk / full if full == "out" else tmp_path / "out").glob("*/v*"))
+    assert not list(places["out"].glob("*/v*"))
     said = done.stderr.splitlines()[-1]
     assert said.startswith("failed: "), said
     assert "No space left on device" in said

@@ -50,8 +50,7 @@ def done(inputs, tmp_path_factory):
     """The reference run: blocks of 256 px, two workers."""
     home = tmp_path_factory.mktemp("product")
     words = [*inputs, "--block", 256, "--workers", 2, "--root", home / "store", "--out", home / "out", "--json"]
-    environment = {**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    done = subprocess.run([*RUN, "detect", *map(str, words)], capture_output=True, text=True, env=environment)
+    done = subprocess.run([*RUN, "detect", *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -137,9 +136,9 @@ def test_evaluate_of_the_inventory_agrees_with_that_of_the_product(product, scen
 
 @pytest.fixture
 def config(scene, tmp_path):
-    """The reference run's inputs as a configuration file, on one worker."""
+    """The reference run's inputs as a configuration file."""
     lines = [f"{role}: {scene[role]}" for role in ("post", "pre", "dem", "event")]
-    lines += ["block: 256", "workers: 1", f"root: {tmp_path / 'store'}", f"out: {tmp_path / 'out'}"]
+    lines += ["block: 256", f"root: {tmp_path / 'store'}", f"out: {tmp_path / 'out'}"]
     (tmp_path / "run.yaml").write_text("\n".join(lines))
     return tmp_path / "run.yaml"
 
@@ -151,17 +150,17 @@ def test_detect_result_does_not_depend_on_blocks_and_workers(product, config, ho
     assert _outlines(other) == _outlines(product)
 
 
-def test_detect_ended_in_inference_and_in_publish_resumes_from_the_ledger(product, inputs, tmp_path):
+def test_detect_ended_in_inference_and_in_publish_resumes_from_the_ledger(product, inputs, prefect_api, tmp_path):
     """Told to end, then killed, in inference; told to end while it publishes: whoever comes next goes on."""
     arguments = [*inputs, "--block", "256", "--root", tmp_path / "store", "--out", tmp_path / "out"]
     words = [*RUN, "detect", *map(str, arguments)]
-    with _running(words, tmp_path) as running:
+    with _running(words, tmp_path, PREFECT_API_URL=prefect_api) as running:
         _wait_for_blocks(tmp_path / "store", running, least=1)
         _end(running, signal.SIGTERM, home=tmp_path)
-    with _running(words, tmp_path) as running:
+    with _running(words, tmp_path, PREFECT_API_URL=prefect_api) as running:
         finished = _wait_for_blocks(tmp_path / "store", running, least=3)
         os.killpg(running.pid, signal.SIGKILL)
-    with _running(words, tmp_path) as running:
+    with _running(words, tmp_path) as running:  # and a Prefect server of its own
         _wait_for(running, lambda: (tmp_path / "out/sim000007/.v1.partial").exists())
         _end(running, signal.SIGINT, home=tmp_path)
     kept = {p.name: p.stat().st_mtime_ns for p in finished}
@@ -175,10 +174,11 @@ def test_detect_ended_in_inference_and_in_publish_resumes_from_the_ledger(produc
 
 
 @contextmanager
-def _running(words, home):
+def _running(words, home, **variables):
     """A command in a group of its own, what it says in a file; none of it is there afterwards."""
     with (home / "said").open("w") as log:
-        running = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+        environment = {**os.environ, **variables}
+        running = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True, env=environment)
         try:
             yield running
         finally:

@@ -27,7 +27,7 @@ from catalog.events import load_event
 from tasks.review import simulate_event
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-SIDE, HIDDEN, BLOCK = 768, 240, 256
+SIDE, HIDDEN, BLOCK = 640, 200, 256
 EVENT_ID = "us7000test"
 TITLE = f"{EVENT_ID} M6.4 5 km N of Nowhere"
 STRUCK = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
@@ -87,7 +87,7 @@ class Place:
         scene = simulate_event(folder / "scene", size_px=SIDE, gsd_m=10.0, seed=7, sensor="rgb8")
         event = load_event(str(scene["event"]))
         with rasterio.open(scene["post"]) as tif:
-            middle = gpd.GeoSeries.from_xy([tif.bounds.left + 3840], [tif.bounds.top - 3840], crs=tif.crs)
+            middle = gpd.GeoSeries.from_xy([tif.bounds.left + 5 * SIDE], [tif.bounds.top - 5 * SIDE], crs=tif.crs)
         centre = middle.to_crs(4326).iloc[0]
         event = event.model_copy(update={"longitude": centre.x, "latitude": centre.y})
         grid, products = shaking(event, host=host)
