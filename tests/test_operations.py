@@ -27,7 +27,7 @@ from catalog.events import load_event
 from tasks.review import simulate_event
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-SIDE, HIDDEN, BLOCK = 640, 200, 256
+SIDE, HIDDEN, BLOCK = 768, 240, 256
 EVENT_ID = "us7000test"
 TITLE = f"{EVENT_ID} M6.4 5 km N of Nowhere"
 STRUCK = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
