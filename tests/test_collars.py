@@ -57,7 +57,7 @@ def test_collar_that_is_nearly_black_is_not_observed(tmp_path):
     assert seen_of(inputs.post)[:, WIDTH:].all()
 
 
-def test_collar_is_not_observed_where_the_near_infrared_is_not_dark(tmp_path):
+def test_border_that_is_bright_in_the_near_infrared_is_no_collar(tmp_path):
     values = np.concatenate([collared(), np.full((1, SIDE, SIDE), 90, np.uint8)])
     inputs, told = checked(write(tmp_path / "p.tif", values, photometric="rgb"), sensor="rgbnir8")
     assert not told

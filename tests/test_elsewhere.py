@@ -16,6 +16,7 @@ import geopandas as gpd
 import psutil
 import pytest
 from detection import landslidenet
+from prefect_server import serving
 from processes import free_port, listens, s3_server, wait_until
 
 from tasks.review import simulate_event
@@ -41,24 +42,15 @@ def end(process, *, how=signal.SIGTERM):
 
 
 @contextmanager
-def started(*module_and_words, log, environment=None):
+def started(*module_and_words, log):
     """A Python module that runs as a process of its own."""
     with log.open("ab") as stream:
         command = [sys.executable, "-m", *map(str, module_and_words)]
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+        process = subprocess.Popen(command, stdout=stream, stderr=stream)
     try:
         yield process
     finally:
         end(process)
-
-
-@contextmanager
-def prefect_server(folder, port):
-    environment = {**os.environ, "PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    words = ("prefect", "server", "start", "--port", port)
-    with started(*words, log=folder / "server.log", environment=environment):
-        wait_until(lambda: listens(port), what="Prefect server")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +135,12 @@ def test_detect_on_two_dask_workers_survives_the_death_of_one(inputs, local, tmp
 
 def test_detect_while_the_prefect_server_restarts_heals_or_says_so(inputs, local, tmp_path):
     port = free_port()
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     words = [*RUN, *words_of(inputs, tmp_path, "--workers", 1)]
-    with prefect_server(tmp_path, port):
-        running = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with serving(tmp_path, port=port) as server:
+        said = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running = subprocess.Popen(words, env=server.environment, **said)
         wait_until(lambda: list((tmp_path / "store").glob("*/*.ledger/r*.json")), what="block")
-    with prefect_server(tmp_path, port):
+    with serving(tmp_path, port=port):
         out, err = running.communicate(timeout=300)
         if running.returncode:
             assert published(tmp_path) == []
