@@ -5,6 +5,7 @@ import tempfile
 
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")  # before Prefect reads it: of each test process alone
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it: a second thread of small networks mostly spins
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 import pytest  # noqa: E402
@@ -45,6 +46,17 @@ def warm(prefect_api):
 
     with warm_cluster():
         yield
+
+
+@pytest.fixture
+def two_threads():
+    """Two threads for torch, which otherwise has one in tests."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

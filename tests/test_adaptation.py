@@ -52,6 +52,7 @@ def _adapted(trained, source, target, config, **told):
     return adapt(_adanet(trained), source, target, config, threshold=lambda _margin: 0.0, **told)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_adapt_is_reproducible_and_reads_no_label_of_the_target(trained, source, target):
     told = replace(target, masks=1 - target.masks)
     first, second = (_adapted(trained, source, scene, QUICK).state_dict() for scene in (target, told))

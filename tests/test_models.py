@@ -251,6 +251,7 @@ def test_predictions_are_the_same_in_batches(monkeypatch):
     assert all(not np.allclose(alone[a], alone[b], atol=0.1) for a, b in ((0, 1), (0, 2), (1, 2)))
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_fit_is_reproducible():
     first, second = (_trained(TrainConfig(steps=2, batch=2, crop_px=64)).state_dict() for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
