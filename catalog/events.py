@@ -17,6 +17,7 @@ from catalog.validation import reasons
 from catalog.web import Unanswered, fetch, parse_json
 
 COMCAT_URL: Final = "https://earthquake.usgs.gov/fdsnws/event/1/query"
+PLACE_CHARACTERS: Final = 40
 
 
 def load_event(source: str, *, comcat_url: str = COMCAT_URL) -> Event:
@@ -30,6 +31,13 @@ def load_event(source: str, *, comcat_url: str = COMCAT_URL) -> Event:
         return parse_event(_read(path), where=source)
     query = urllib.parse.urlencode({"eventid": source, "format": "geojson"})
     return parse_event(_fetch(f"{comcat_url}?{query}", event_id=source), where=source)
+
+
+def event_title(event: Event) -> str:
+    """Id, magnitude and place, as runs are named: `us2000h8ty M6.6 27 km E of Tomakomai, Japan`."""
+    place = event.title.partition(" - ")[2] or event.title
+    magnitude = "" if event.magnitude is None else f"M{event.magnitude:g}"
+    return " ".join(filter(None, (event.id, magnitude, place[:PLACE_CHARACTERS].strip())))
 
 
 def with_event(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from prefect.states import Completed, Failed
 
 from catalog.apart import kept_apart
 from catalog.config import Event, EventId, parse_config
+from catalog.events import event_title
 from catalog.locks import hold_event, hold_products
 from catalog.markdown import plain
 from catalog.policy import Policy, load_policy
@@ -32,25 +33,16 @@ from catalog.responses import (
 )
 from catalog.schema import LandslideError
 from catalog.web import Unanswered
-from flows.detect import detect
 from flows.guarded import guarded_flow
 from tasks.outlook import Outlook, PartOutlook, detection_of, inputs_of, look, version_of
 
 WAITING: Final = "Waiting"
 """Name of the completed state of a response without imagery; flows/automations.yaml knows it, too."""
 SHOWN_BLOCKS: Final = 50
-PLACE_CHARACTERS: Final = 40
 
 
 class DetectionFailed(LandslideError):
     """A version that could not be made."""
-
-
-def event_title(event: Event) -> str:
-    """Id, magnitude and place, as runs are named: `us2000h8ty M6.6 27 km E of Tomakomai, Japan`."""
-    place = event.title.partition(" - ")[2] or event.title
-    magnitude = "" if event.magnitude is None else f"M{event.magnitude:g}"
-    return " ".join(filter(None, (event.id, magnitude, place[:PLACE_CHARACTERS].strip())))
 
 
 def _run_name() -> str:
@@ -167,6 +159,8 @@ def _make_version(policy: Policy, response: Response, event: Event, found: PartO
         response = response.model_copy(update={"claims": (*response.claims, claim)})
         write_response(policy.state, response)
     if product is None:
+        from flows.detect import detect  # networks and engines: not loaded by a response that only waits
+
         log.info("%s: %s", found.part.name, found.why)
         names = policy.out, policy.root, found.part.name
         with hold_products(*names, timeout_s=math.inf):  # a person's own run may hold it

@@ -17,6 +17,7 @@ from prefect.events.clients import get_events_client
 from prefect.states import Completed, Failed
 
 from catalog.apart import kept_apart
+from catalog.events import event_title
 from catalog.locks import Busy, hold_event
 from catalog.policy import Policy, load_policy
 from catalog.responses import (
@@ -32,7 +33,6 @@ from catalog.responses import (
 from catalog.watchlist import load_watchlist
 from flows.guarded import guarded_flow
 from flows.places import free_places
-from flows.respond import event_title
 from tasks.outlook import Outlook, PartOutlook, look
 
 NEW_IMAGERY: Final = "landslidenet.imagery.new"

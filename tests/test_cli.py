@@ -239,6 +239,16 @@ def test_a_missing_file_is_answered_without_networks_and_engines(picture):
         assert not {*NETWORKS_AND_ENGINES} & set(modules), words
 
 
+WATCHING = ["watch_earthquakes", "watch_imagery", "housekeeping", "alert", "respond"]
+
+
+def test_the_flows_that_watch_load_no_networks_and_engines():
+    code = f"import sys; from flows import {', '.join(WATCHING)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {f"flows.{name}" for name in WATCHING} <= set(loaded)
+    assert not {"torch", "timm", "distributed", "skimage", "matplotlib"} & set(loaded)
+
+
 # --- manners ---------------------------------------------------------------------------------------------------------
 
 

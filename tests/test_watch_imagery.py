@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from catalog.events import event_title
 from catalog.locks import hold_event
 from catalog.policy import load_policy
 from catalog.responses import save_event
-from flows.respond import event_title, respond
+from flows.respond import respond
 from flows.watch_imagery import _watch, announcement_id, watch_imagery
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
