@@ -26,10 +26,16 @@ HEAP_BYTES: Final = {"MALLOC_MMAP_THRESHOLD_": 32 << 20, "MALLOC_TRIM_THRESHOLD_
 """Pieces up to which glibc takes memory from its heap, and free heap that it keeps. Dask's own setting gives memory
 back at once and takes it again for the next array, which took the kernel as long as a third of the work. Workers trim
 when a stage ends."""
+ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), 1)
+"""Of the array libraries in a worker, as Dask has it: workers share the cores. The network's threads are told apart."""
+QUIET_WORKERS: Final = {"DASK_LOGGING": repr({"distributed.worker": "critical"})}
+"""What befalls a block is an error of the run; a worker would add that it lost the scheduler, where both end."""
 LOCAL_SETTINGS: Final = {
     "distributed.worker.profile.enabled": False,
-    "distributed.nanny.pre-spawn-environ": {name: str(size) for name, size in HEAP_BYTES.items()},
-}
+    "distributed.nanny.pre-spawn-environ": {
+        **{name: str(value) for name, value in {**HEAP_BYTES, **ONE_THREAD}.items()}, **QUIET_WORKERS,
+    },
+}  # fmt: skip
 """Dask's sampling profiler keeps a call tree for every second: the memory of each process would grow with the run."""
 LOOPBACK: Final = "127.0.0.1:0"
 """Any free port, for this machine alone: without an address the scheduler's pages take port 8787."""

@@ -13,6 +13,8 @@ from models.numerics import Mode, Numerics, autocast
 
 Forward = Callable[[Tensor], Tensor]
 """Normalised images (B, 3, H, W) float32 -> logits (B, classes, H, W) float32, both on the CPU."""
+TRACED_PX: Final = 64
+"""Side of the images that a network is traced with: tracing runs it, and its graph is for images of any size."""
 HINTS: Final[dict[Mode, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 """OpenVINO's names of the modes."""
 
@@ -54,29 +56,35 @@ class OpenVino:
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # workers of one machine would all be held to its first cores
         }
+        self._model: Any = None
         self._compiled: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of images."""
         shape = tuple(images.shape)
         if shape not in self._compiled:
-            self._compiled[shape] = _compile(self._network, shape, self._settings).create_infer_request()
+            self._compiled[shape] = self._compile(shape).create_infer_request()
         request = self._compiled[shape]
         return torch.from_numpy(request.infer({0: images.contiguous().numpy()})[0].copy())
 
+    def _compile(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - openvino's
+        import openvino
 
-def _compile(network: nn.Module, shape: tuple[int, ...], settings: dict[str, Any]) -> Any:  # noqa: ANN401 - openvino's
-    """The network compiled for one shape, by OpenVINO's frontend alone: its converter reports that it is used."""
-    import openvino
+        if self._model is None:
+            self._model = _convert(self._network, channels=shape[1])
+        self._model.reshape(list(shape))
+        return openvino.Core().compile_model(self._model, "CPU", self._settings)
+
+
+def _convert(network: nn.Module, *, channels: int) -> Any:  # noqa: ANN401 - openvino's
+    """The network as OpenVINO's, by its frontend alone: its converter reports that it is used."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    images = torch.zeros(shape)
+    images = torch.zeros((1, channels, TRACED_PX, TRACED_PX))
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns of every shape it fixes, which is what is wanted here
+        warnings.simplefilter("ignore")  # tracing warns of shapes that it fixes: those of the network's parts
         traced = torch.jit.freeze(torch.jit.trace(network.cpu().eval(), images, check_trace=False))  # type: ignore[no-untyped-call]
         frontend = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchScriptPythonDecoder(traced, example_input=images)  # the frontend keeps no reference to it
-        model = frontend.convert(frontend.load(decoder))
-    model.reshape(list(shape))
-    return openvino.Core().compile_model(model, "CPU", settings)
+        return frontend.convert(frontend.load(decoder))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from catalog import store
 from catalog.grid import Grid, Window
-from catalog.schema import OBSERVED_QUALITY, InputError
+from catalog.schema import OBSERVED_QUALITY, FloatArray, InputError
 from catalog.store import StoreRef
 from tasks import blocks, change, decisions, inference, preprocess, registration
+from tasks.preprocess import BoolArray
 from tasks.story import Pairing
 
 PIECE_PX: Final = 2048
@@ -95,17 +98,33 @@ def _common_radiometry(before: xr.Dataset, after: xr.Dataset) -> tuple[preproces
 def _coregister(grid: Grid, pre: StoreRef, post: StoreRef) -> registration.Coregistration:
     """The shift measured on a lattice of windows over the scene."""
     side = registration.choose_window_px(grid.scene.shape)
-    shifts = []
-    for y0, x0 in registration.coregistration_windows(grid.scene.shape, window_px=side):
-        window = replace(grid.scene, y0=grid.scene.y0 + y0, x0=grid.scene.x0 + x0)
-        window = replace(window, y1=window.y0 + side, x1=window.x0 + side)
-        before, after = (store.read_window(ref, window) for ref in (pre, post))
-        observed = np.isin(before["quality"].values, OBSERVED_QUALITY) & np.isin(
-            after["quality"].values, OBSERVED_QUALITY
-        )
-        shifts.append(registration.window_shift(_grey(before), _grey(after), observed=observed))
+    corners = registration.coregistration_windows(grid.scene.shape, window_px=side)
+    windows = [Window(y0, x0, y0 + side, x0 + side).shift(grid.scene.y0, grid.scene.x0) for y0, x0 in corners]
+    pairs = zip(_greys(pre, windows), _greys(post, windows), strict=True)
+    with threadpool_limits(1, user_api="blas"):  # its matrices are small: threads would wait for work, at full load
+        shifts = [registration.window_shift(was, now, observed=then & here) for (was, then), (now, here) in pairs]
     return registration.combine_shifts(shifts)
 
 
-def _grey(scene: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401 - xr.Dataset
-    return np.asarray(np.mean([scene[band].values for band in inference.RGB], axis=0), dtype=np.float32)
+def _greys(ref: StoreRef, windows: Sequence[Window]) -> Iterator[tuple[FloatArray, BoolArray]]:
+    """Brightness of each window of an epoch, and where it is observed.
+
+    Windows that overlap so much that the scene has fewer pixels than they have together are cut from the scene.
+    """
+    scene = ref.grid.scene
+    at_once = math.prod(scene.shape) <= sum(math.prod(window.shape) for window in windows)
+    whole = _grey(ref, scene) if at_once else None
+    for window in windows:
+        if whole is None:
+            yield _grey(ref, window)
+        else:
+            rows_and_columns = window.shift(-scene.y0, -scene.x0).slices
+            grey, observed = whole
+            yield grey[rows_and_columns], observed[rows_and_columns]
+
+
+def _grey(ref: StoreRef, window: Window) -> tuple[FloatArray, BoolArray]:
+    wanted = (*inference.RGB, "quality")
+    read = store.read_window(replace(ref, variables=tuple(v for v in ref.variables if v.name in wanted)), window)
+    grey = np.mean([read[band].values for band in inference.RGB], axis=0)
+    return np.asarray(grey, np.float32), np.isin(read["quality"].values, OBSERVED_QUALITY)

@@ -169,12 +169,17 @@ def window_shift(pre: FloatArray, post: FloatArray, observed: BoolArray) -> Wind
     unmeasured = WindowShift(math.nan, math.nan, 0.0)
     scale = min(1.0, min(pre.shape) / WINDOWS_PX[0])
     pre, dy_px, dx_px, peak = np.where(observed, pre, np.float32(np.nan)), 0.0, 0.0, 0.0
+    common = _Seen.where(observed & np.isfinite(pre) & np.isfinite(post))
+    fixed = _edges(post, common)
     for _ in range(_PASSES):
         moved = shift_image(pre, dy_px=dy_px, dx_px=dx_px)
         seen = observed & np.isfinite(moved) & np.isfinite(post)
         if seen.mean() < MIN_OBSERVED:
             return unmeasured
-        moving, fixed = _edges(moved, seen), _edges(post, seen)
+        if not np.array_equal(seen, common.mask):
+            common = _Seen.where(seen)
+            fixed = _edges(post, common)
+        moving = _edges(moved, common)
         if not (moving.any() and fixed.any()):
             return unmeasured
         rest, _, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
@@ -187,21 +192,39 @@ def window_shift(pre: FloatArray, post: FloatArray, observed: BoolArray) -> Wind
     return WindowShift(dy_px, dx_px, peak) if peak >= MIN_PEAK / scale else unmeasured
 
 
-def _edges(image: FloatArray, observed: BoolArray) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class _Seen:
+    """Where a window is seen in both epochs, and what follows from it for the edges of either."""
+
+    mask: BoolArray
+    share: NDArray[np.float64]
+    """1 where it is seen, else 0."""
+    around: NDArray[np.float64]
+    """Share that is seen around a pixel, weighed as `high_pass` weighs."""
+    taper: NDArray[np.float64]
+    softened: NDArray[np.float64]
+
+    @classmethod
+    def where(cls, mask: BoolArray) -> _Seen:
+        share = mask.astype(np.float64)
+        return cls(
+            mask, share, np.maximum(gaussian_filter(share, _HIGH_PASS_PX), 1e-3),
+            np.outer(*(tukey(length, _TAPERED) for length in mask.shape)), gaussian_filter(share, _MASK_EDGE_PX),
+        )  # fmt: skip
+
+    def high_pass(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values without the mean around them."""
+        return np.asarray((values - gaussian_filter(values * self.share, _HIGH_PASS_PX) / self.around) * self.share)
+
+
+def _edges(image: FloatArray, seen: _Seen) -> NDArray[np.float64]:
     """Edge strength in units of its local spread, zero mean, tapered to zero at the border and where unobserved."""
-    seen = observed.astype(np.float64)
-    support = np.maximum(gaussian_filter(seen, _HIGH_PASS_PX), 1e-3)
-
-    def high_pass(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray((values - gaussian_filter(values * seen, _HIGH_PASS_PX) / support) * seen)
-
-    flat = gaussian_filter(high_pass(np.where(observed, image, 0.0).astype(np.float64)), _SMOOTH_PX)
-    edges = high_pass(np.hypot(*np.gradient(flat)))
-    spread = np.sqrt(gaussian_filter(edges**2, _HIGH_PASS_PX) / support)
+    flat = gaussian_filter(seen.high_pass(np.where(seen.mask, image, 0.0).astype(np.float64)), _SMOOTH_PX)
+    edges = seen.high_pass(np.hypot(*np.gradient(flat)))
+    spread = np.sqrt(gaussian_filter(edges**2, _HIGH_PASS_PX) / seen.around)
     floor = 1e-3 * spread.max()  # flat ground is not blown up to look like texture
     relative = np.divide(edges, spread + floor, out=np.zeros_like(edges), where=spread > 0)
-    taper = np.outer(*(tukey(length, _TAPERED) for length in image.shape))
-    return np.asarray(relative * taper * gaussian_filter(seen, _MASK_EDGE_PX) * seen)
+    return np.asarray(relative * seen.taper * seen.softened * seen.share)
 
 
 def combine_shifts(windows: Sequence[WindowShift]) -> Coregistration:

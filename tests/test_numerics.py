@@ -90,6 +90,18 @@ def test_predictor_by_openvino_gives_what_torch_gives(size):
     np.testing.assert_allclose(ours, _predictor(mode="fp32").predict_windows(windows), atol=5e-6)
 
 
+def test_openvino_converts_a_network_once_and_on_a_small_image(monkeypatch):
+    pytest.importorskip("openvino")
+    traced, trace = [], torch.jit.trace
+    told = lambda net, images, **more: traced.append(images) or trace(net, images, **more)  # noqa: E731
+    monkeypatch.setattr(torch.jit, "trace", told)
+    predictor = _predictor(mode="fp32", engine="openvino")
+    for size in (96, 128):
+        assert predictor.predict_windows(_windows(1, 128)[:, :size, :size]).shape == (1, size, size)
+    (images,) = traced
+    assert images.shape == (1, 3, 64, 64)
+
+
 def test_predictor_by_openvino_is_the_same_with_any_threads(monkeypatch):
     pytest.importorskip("openvino")
     before = torch.get_num_threads()

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from catalog import store
-from catalog.grid import snap_grid
+from catalog.grid import Window, snap_grid
 from catalog.schema import BANDS, QUALITY, Quality
 from catalog.store import StoreRef
 from tasks import blocks, change, pairing, preprocess, registration
@@ -125,3 +125,20 @@ def test_keep_pairing_does_not_keep_a_scale_that_was_measured_otherwise(unmoved)
 def test_keep_pairing_of_an_earlier_refusal_is_the_new_one(unmoved):
     now, _ = unmoved
     assert pairing.keep_pairing(Pairing(now.coregistration, refused="cloud"), now, version=3) == (now, "")
+
+
+@pytest.mark.parametrize("window_px", [256, 128])
+def test_windows_that_cover_the_scene_are_read_with_it_and_the_same_as_alone(window_px, tmp_path, monkeypatch):
+    """Four that overlap have more pixels than the scene, one has not."""
+    pre, _ = pair_of(tmp_path, dy=1.3, dx=0.0)
+    scene, read = pre.grid.scene, []
+    corners = [(0, 0), (0, 128), (128, 0), (128, 128)]
+    windows = [Window(y, x, y + window_px, x + window_px).shift(scene.y0, scene.x0) for y, x in corners]
+    alone = [next(pairing._greys(pre, [window])) for window in windows]
+    reading = store.read_window
+    monkeypatch.setattr(store, "read_window", lambda ref, window: read.append(window) or reading(ref, window))
+    together = list(pairing._greys(pre, windows))
+    assert read == ([scene] if window_px == 256 else windows)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
