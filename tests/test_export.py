@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -74,9 +75,14 @@ def describe(landslides):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def product():
     return make_product()
+
+
+@pytest.fixture(scope="module")
+def strip(product):
+    return strip_of(product)
 
 
 def make_product(*, epsg=EPSG, left=583212.0, top=4737066.0):
@@ -122,9 +128,24 @@ def make_product(*, epsg=EPSG, left=583212.0, top=4737066.0):
     )  # fmt: skip
 
 
-@pytest.fixture
-def published(product, tmp_path):
-    return publish(product, tmp_path)
+def strip_of(product):
+    """The product in a window of 100 x 200 px, which is drawn and published in a quarter of the time."""
+    y0, x0 = product.grid.scene.y0 + 100, product.grid.scene.x0 + 400
+    return replace(product, window=Window(y0, x0, y0 + 100, x0 + 200))
+
+
+@pytest.fixture(scope="module")
+def published(product, tmp_path_factory):
+    """The product's first version, to read."""
+    return publish(product, tmp_path_factory.mktemp("first"))
+
+
+@pytest.fixture(scope="module")
+def second(product, published, tmp_path_factory):
+    """Its second version beside a copy of the first, to read."""
+    out = tmp_path_factory.mktemp("second")
+    shutil.copytree(published.parent, out / EVENT.id)
+    return publish(replace(product, version=2), out)
 
 
 def test_publish_writes_every_file(published):
@@ -194,15 +215,17 @@ def test_publish_leaves_no_partial_folder(published):
 
 
 def test_publish_refuses_to_overwrite_a_version(product, published):
+    before = {path.name: path.stat().st_mtime_ns for path in published.iterdir()}
     with pytest.raises(StoreError, match="publish as version 2"):
         publish(product, published.parent.parent)
+    assert {path.name: path.stat().st_mtime_ns for path in published.iterdir()} == before
 
 
-def test_publish_starts_over_from_a_partial_folder(product, tmp_path):
+def test_publish_starts_over_from_a_partial_folder(strip, tmp_path):
     leftover = tmp_path / EVENT.id / ".v1.partial" / "old.tif"
     leftover.parent.mkdir(parents=True)
     leftover.touch()
-    assert not (publish(product, tmp_path) / "old.tif").exists()
+    assert not (publish(strip, tmp_path) / "old.tif").exists()
 
 
 def test_publish_refuses_a_layer_in_another_crs(product, tmp_path):
@@ -223,8 +246,7 @@ def test_publish_leaves_no_version_when_a_range_is_broken(product, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["class.tif", "probability.tif", "disagreement.tif"])
-def test_raster_is_byte_identical_in_the_next_version(product, published, name):
-    second = publish(replace(product, version=2), published.parent.parent)
+def test_raster_is_byte_identical_in_the_next_version(published, second, name):
     assert (second / name).read_bytes() == (published / name).read_bytes()
 
 
@@ -298,8 +320,8 @@ def test_report_says_what_was_not_used(product, published):
     assert product.not_used[0] in (published / "report.html").read_text()
 
 
-def test_report_escapes_what_it_is_given(product, tmp_path):
-    page = publish(replace(product, warnings=["<script>alert(1)</script>"]), tmp_path) / "report.html"
+def test_report_escapes_what_it_is_given(strip, tmp_path):
+    page = publish(replace(strip, warnings=["<script>alert(1)</script>"]), tmp_path) / "report.html"
     assert "<script>alert" not in page.read_text()
 
 
@@ -347,17 +369,17 @@ def test_item_and_collection_satisfy_the_core_stac_schemas(published):
         (None, None, f"{datetime.now(UTC):%Y-%m}", "published"),
     ],
 )
-def test_item_is_of_the_time_of_the_scenes(product, tmp_path, times, event, when, source):
-    folder = publish(replace(product, post_time_utc=times, event=event), tmp_path)
+def test_item_is_of_the_time_of_the_scenes(strip, tmp_path, times, event, when, source):
+    folder = publish(replace(strip, post_time_utc=times, event=event), tmp_path)
     properties = json.loads((folder / "item.json").read_text())["properties"]
     assert properties["datetime"].startswith(when)
     assert properties["landslidenet:datetime_source"] == source
     assert ("end_datetime" in properties) == (times is not None)
 
 
-def test_geopackage_keeps_flags_and_their_nulls(product, tmp_path):
-    flags = pd.array([True, False, None] * len(product.landslides), dtype="boolean")[: len(product.landslides)]
-    folder = publish(replace(product, landslides=product.landslides.assign(channel_connected=flags)), tmp_path)
+def test_geopackage_keeps_flags_and_their_nulls(strip, tmp_path):
+    flags = pd.array([True, False, None] * len(strip.landslides), dtype="boolean")[: len(strip.landslides)]
+    folder = publish(replace(strip, landslides=strip.landslides.assign(channel_connected=flags)), tmp_path)
     for layer in (pyogrio.read_dataframe(folder / "inventory.gpkg", layer="landslides"),
                   gpd.read_parquet(folder / "inventory.parquet")):  # fmt: skip
         assert layer["channel_connected"].isna().tolist() == flags.isna().tolist()
@@ -370,9 +392,8 @@ def test_geopackage_metadata_explains_the_columns(published):
     assert "area_m2: geodesic area [m2]" in table["columns"]
 
 
-def test_collection_links_every_version(product, published):
-    publish(replace(product, version=2), published.parent.parent)
-    collection = pystac.Collection.from_file(str(published.parent / "collection.json"))
+def test_collection_links_every_version(second):
+    collection = pystac.Collection.from_file(str(second.parent / "collection.json"))
     assert [item.id for item in collection.get_items()] == [f"{EVENT.id}-v1", f"{EVENT.id}-v2"]
 
 
@@ -382,8 +403,8 @@ def test_run_json_hashes_every_other_file(published):
     assert list(run) == sorted(run)
 
 
-def test_run_json_holds_what_is_known_last(product, tmp_path):
-    run = json.loads((publish(product, tmp_path, closing=lambda: {"finished_utc": "now"}) / "run.json").read_text())
+def test_run_json_holds_what_is_known_last(strip, tmp_path):
+    run = json.loads((publish(strip, tmp_path, closing=lambda: {"finished_utc": "now"}) / "run.json").read_text())
     assert run["provenance"]["finished_utc"] == "now"
     assert run["provenance"]["hashes"] == {"weights": "ab12"}
 
@@ -404,8 +425,8 @@ def test_preview_averages_and_keeps_the_unseen(product):
     assert preview.factor == 4
 
 
-def test_publish_works_without_landslides(product, tmp_path):
-    empty = replace(product, landslides=product.landslides.iloc[:0], vetoed=product.vetoed.iloc[:0], pre=None)
+def test_publish_works_without_landslides(strip, tmp_path):
+    empty = replace(strip, landslides=strip.landslides.iloc[:0], vetoed=strip.vetoed.iloc[:0], pre=None)
     folder = publish(empty, tmp_path)
     assert "No landslide was detected" in (folder / "report.html").read_text()
     assert len(pyogrio.read_dataframe(folder / "inventory.gpkg", layer="landslides")) == 0
@@ -429,8 +450,8 @@ def test_headline_takes_holes_out_of_the_observed_area(product):
     assert lost == pytest.approx(200 * 200, rel=2e-3)
 
 
-def test_publish_works_without_an_event(product, tmp_path):
-    assert publish(replace(product, event=None, provenance={}, model_card={}), tmp_path).is_dir()
+def test_publish_works_without_an_event(strip, tmp_path):
+    assert publish(replace(strip, event=None, provenance={}, model_card={}), tmp_path).is_dir()
 
 
 @pytest.mark.parametrize("size", [(40, 700), (500, 30)])
