@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from affine import Affine
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -57,12 +58,9 @@ TABLE_COLUMNS: Final = ("area_m2", "confidence", "probability_mean", "slope_mean
 
 def render_report(product: Product, preview: Preview) -> str:
     """The report as one HTML document, images and plots inside it."""
-    source = files("catalog").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"area": format_area, "flat": flatten, "shown": _shown}
     ranked = product.landslides.sort_values("area_m2", ascending=False, kind="stable")
     lonlat = ranked.head(LARGEST_ROWS).representative_point().to_crs(4326)
-    return environment.from_string(source).render(
+    return _template().render(
         product=product,
         changes=CHANGES,
         card={key: value for key, value in product.model_card.items() if key not in MACHINE_READ},
@@ -82,6 +80,14 @@ def render_report(product: Product, preview: Preview) -> str:
         stages=product.provenance.get("stages", []),
         drawn=min(len(ranked), MAX_OUTLINES),
     )
+
+
+@cache
+def _template() -> Template:
+    source = files("catalog").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"area": format_area, "flat": flatten, "shown": _shown}
+    return environment.from_string(source)
 
 
 def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
