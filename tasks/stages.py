@@ -21,6 +21,7 @@ from catalog import store
 from catalog.grid import Block
 from catalog.schema import LandslideError, StoreError
 from catalog.store import StoreRef
+from models.numerics import choose_device
 
 logger = logging.getLogger(__name__)
 
@@ -284,31 +285,34 @@ def _map(
     client.run(trim_worker)
 
 
-def one_a_host(workers: Mapping[str, str], *, device: str) -> tuple[str, ...] | None:
+def one_a_host(workers: Mapping[str, tuple[str, str]]) -> tuple[str, ...] | None:
     """Addresses of the workers that may hold a network; None = all of them.
 
     A CPU is shared by all; a GPU would hold a copy of the network for each worker process of its host, of which each
     takes the first device.
 
-    workers : host of each worker by address.
+    workers : host and device of each worker by address.
 
-    >>> one_a_host({"tcp://a:1": "a", "tcp://a:2": "a", "tcp://b:1": "b"}, device="cuda")
+    >>> one_a_host({"tcp://a:1": ("a", "cuda"), "tcp://a:2": ("a", "cuda"), "tcp://b:1": ("b", "cpu")})
     ('tcp://a:1', 'tcp://b:1')
-    >>> one_a_host({"tcp://a:1": "a", "tcp://a:2": "a"}, device="cpu") is None
+    >>> one_a_host({"tcp://a:1": ("a", "cpu"), "tcp://a:2": ("a", "cpu")}) is None
     True
     """
-    if device == "cpu":
-        return None
-    first: dict[str, str] = {}
-    for address in sorted(workers):
-        first.setdefault(workers[address], address)
-    return tuple(first.values())
+    seen: set[str] = set()
+    chosen = []
+    for address, (host, device) in sorted(workers.items()):
+        if device == "cpu" or host not in seen:
+            chosen.append(address)
+        if device != "cpu":
+            seen.add(host)
+    return tuple(chosen) if seen else None
 
 
-def hosts_of(client: Client) -> dict[str, str]:
-    """Host of each worker by address."""
-    known = client.scheduler_info(n_workers=-1)["workers"]
-    return {address: str(told["host"]) for address, told in known.items()}
+def devices_of(client: Client) -> dict[str, tuple[str, str]]:
+    """Host and device of each worker by address: what this process has is another matter."""
+    hosts = client.scheduler_info(n_workers=-1)["workers"]
+    devices = client.run(choose_device)
+    return {address: (str(hosts[address]["host"]), device) for address, device in devices.items() if address in hosts}
 
 
 def workers_now(client: Client) -> int:

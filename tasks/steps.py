@@ -34,7 +34,7 @@ from catalog.sensors import sensor as find_sensor
 from catalog.store import StoreRef
 from catalog.versions import latest_version
 from models.cards import ModelCard, find_weights, load_card
-from models.numerics import Numerics, agree, choose_device, choose_numerics
+from models.numerics import Numerics, agree, choose_numerics
 from tasks import blocks, change, decisions, inference, mapping, polygons, scenario, terrain
 from tasks.artifacts import losses_of, progress_of, show_product
 from tasks.inference import Tone
@@ -43,7 +43,7 @@ from tasks.stages import (
     StageRecord,
     Stopwatch,
     collect_blocks,
-    hosts_of,
+    devices_of,
     one_a_host,
     run_alone,
     run_blocks,
@@ -283,7 +283,7 @@ def probability(settled: Settled, post: StoreRef, *, client: Client, threads: in
     job = blocks.InferenceJob(target, post, tone, str(prepared.weights), threads, numerics, told)
     return target, run_blocks(
         "inference", blocks.probability_block, job, target=target, client=client, report=progress_of("Inference"),
-        on=one_a_host(hosts_of(client), device=choose_device()),
+        on=one_a_host(devices_of(client)),
     )  # fmt: skip
 
 

@@ -15,7 +15,16 @@ from catalog import store
 from catalog.grid import snap_grid
 from catalog.schema import QUALITY, InputError, StoreError
 from catalog.store import StoreRef
-from tasks.stages import AHEAD, FOLLOW_S, Stopwatch, collect_blocks, run_blocks, run_whole
+from models.numerics import choose_device
+from tasks.stages import (
+    AHEAD,
+    FOLLOW_S,
+    Stopwatch,
+    collect_blocks,
+    devices_of,
+    run_blocks,
+    run_whole,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -163,3 +172,9 @@ def test_blocks_in_flight_follow_the_workers_there_are_now(target, tmp_path):
 
 def _known(dask_scheduler):
     return len(dask_scheduler.tasks)
+
+
+def test_devices_are_what_the_workers_say(client, monkeypatch):
+    assert set(devices_of(client).values()) == {("127.0.0.1", choose_device())}
+    monkeypatch.setattr("tasks.stages.choose_device", os.getpid)
+    assert [device for _, device in devices_of(client).values()] == list(client.run(os.getpid).values())
