@@ -30,13 +30,27 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def prefect_api():
+def migrated(tmp_path_factory):
+    """A database of Prefect's server, for copies: made once for all test processes."""
+    from prefect_server import migrated_database
+
+    folder = tmp_path_factory.getbasetemp()
+    return migrated_database(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+
+
+@pytest.fixture(scope="session")
+def prefect_api(migrated):
     """Address of a Prefect server for the flow runs of this process."""
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=180):
-        yield PREFECT_API_URL.value()
+    folder = tempfile.mkdtemp(prefix="prefect-")  # the harness removes it
+    shutil.copy(migrated, f"{folder}/prefect-test.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: folder)
+        with prefect_test_harness(server_startup_timeout=180):
+            assert f"{folder}/prefect-test.db" in PREFECT_SERVER_DATABASE_CONNECTION_URL.value()
+            yield PREFECT_API_URL.value()
 
 
 @pytest.fixture(scope="session")

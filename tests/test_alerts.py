@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -11,6 +9,7 @@ import psutil
 import pytest
 import yaml
 from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect_server import ROOT, serving
 from processes import wait_until
 
@@ -18,14 +17,6 @@ from flows.alert import notify
 from tasks.review import simulate_event
 
 pytestmark = pytest.mark.slow
-SAVE_BLOCK = """
-import sys
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
-block = CustomWebhookNotificationBlock(
-    name="duty phone", url=sys.argv[1], method="POST", json_data={"text": "{{subject}} | {{body}}"}
-)
-block.save("landslidenet-alert", overwrite=True)
-"""
 
 
 @pytest.fixture
@@ -48,7 +39,7 @@ def phone():
         web.shutdown()
 
 
-def test_a_silent_watcher_raises_an_alert_that_reaches_the_duty_phone(phone, tmp_path):
+def test_a_silent_watcher_raises_an_alert_that_reaches_the_duty_phone(phone, migrated, tmp_path):
     address, told = phone
     stated = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     (alert,) = (deployment for deployment in stated["deployments"] if deployment["name"] == "alert")
@@ -56,9 +47,13 @@ def test_a_silent_watcher_raises_an_alert_that_reaches_the_duty_phone(phone, tmp
     assert silent["within"] >= 600  # seconds: several polls
     silent["within"] = 10
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({**stated, "deployments": [alert]}))
-    with serving(tmp_path) as server:
+    block = CustomWebhookNotificationBlock(
+        name="duty phone", url=address, method="POST", json_data={"text": "{{subject}} | {{body}}"}
+    )
+    with serving(tmp_path, migrated=migrated) as server:
         server.run("work-pool", "create", "landslidenet", "--type", "process")
-        subprocess.run([sys.executable, "-c", SAVE_BLOCK, address], env=server.environment, check=True)
+        with server.asked_here():
+            block.save("landslidenet-alert")
         server.run("deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
         with server.worker():
             wait_until(lambda: told, what="message on the duty phone")
@@ -86,7 +81,7 @@ def test_notify_reaches_the_others_when_one_block_fails():
     assert live.heard == ["run failed | so"]
 
 
-def test_a_run_whose_worker_was_killed_is_crashed_alerted_and_goes_on_when_run_again(tmp_path):
+def test_a_run_whose_worker_was_killed_is_crashed_alerted_and_goes_on_when_run_again(migrated, tmp_path):
     (tmp_path / "automations.yaml").write_text(
         (ROOT / "flows/automations.yaml").read_text().replace("within: 300", "within: 40")
     )
@@ -99,7 +94,7 @@ def test_a_run_whose_worker_was_killed_is_crashed_alerted_and_goes_on_when_run_a
         "root": str(tmp_path / "store"), "out": str(tmp_path / "out"),
     }  # fmt: skip
     run = ["deployment", "run", "detect/detect", "--param", f"config={json.dumps(config)}"]
-    with serving(tmp_path) as server:
+    with serving(tmp_path, migrated=migrated) as server:
         server.run("work-pool", "create", "landslidenet", "--type", "process")
         server.run("deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
         server.run("automation", "create", "--from-file", str(tmp_path / "automations.yaml"))

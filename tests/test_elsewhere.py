@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import geopandas as gpd
-import psutil
 import pytest
 from detection import landslidenet
-from prefect_server import serving
+from prefect_server import end, serving
 from processes import free_port, listens, s3_server, wait_until
 
 from tasks.review import simulate_event
@@ -27,18 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 RUN = [sys.executable, "-c", "from flows.cli import main; main()"]
-
-
-def end(process, *, how=signal.SIGTERM):
-    """End a process and all that it started."""
-    with suppress(psutil.NoSuchProcess):
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for one in family:
-            with suppress(psutil.NoSuchProcess):
-                one.send_signal(how)
-        for one in psutil.wait_procs(family, timeout=15)[1]:
-            one.kill()
-    process.wait()
 
 
 @contextmanager
@@ -133,10 +120,10 @@ def test_detect_on_two_dask_workers_survives_the_death_of_one(inputs, local, tmp
     assert published(tmp_path) == ["v1"]
 
 
-def test_detect_while_the_prefect_server_restarts_heals_or_says_so(inputs, local, tmp_path):
+def test_detect_while_the_prefect_server_restarts_heals_or_says_so(inputs, local, migrated, tmp_path):
     port = free_port()
     words = [*RUN, *words_of(inputs, tmp_path, "--workers", 1)]
-    with serving(tmp_path, port=port) as server:
+    with serving(tmp_path, port=port, migrated=migrated) as server:
         said = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running = subprocess.Popen(words, env=server.environment, **said)
         wait_until(lambda: list((tmp_path / "store").glob("*/*.ledger/r*.json")), what="block")

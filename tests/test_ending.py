@@ -75,10 +75,14 @@ with ended_by_signals():
 """
 
 
+HANGUP_ENDS = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+"""Whoever runs these tests may have hangups ignored (`nohup make test`)."""
+
+
 def start(folder, phase):
     scratch = folder / "tmp"
     scratch.mkdir()
-    command = [sys.executable, "-c", COMMAND, phase, str(folder)]
+    command = [sys.executable, "-c", HANGUP_ENDS + COMMAND, phase, str(folder)]
     told = {**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=told, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -119,9 +123,7 @@ def test_a_signal_to_the_group_ends_everything_with_one_line(tmp_path, phase, nu
 
 
 def test_a_hangup_that_was_ignored_stays_ignored(tmp_path):
-    code = COMMAND.replace(
-        "import sys, threading", "import signal; signal.signal(1, signal.SIG_IGN)\nimport sys, threading"
-    )
+    code = HANGUP_ENDS.replace("SIG_DFL", "SIG_IGN") + COMMAND
     running = subprocess.Popen(
         [sys.executable, "-c", code, "in_a_wait", str(tmp_path)],
         cwd=ROOT,

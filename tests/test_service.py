@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -106,7 +107,9 @@ def test_up_starts_everything_and_a_signal_ends_all_of_it(folder):
 
 
 @pytest.mark.slow
-def test_up_again_keeps_the_history_and_ends_with_the_first_of_its_parts(folder):
+def test_up_again_keeps_the_history_and_ends_with_the_first_of_its_parts(folder, migrated):
+    (folder / "home").mkdir()
+    shutil.copy(migrated, folder / "home/prefect.db")
     port = free_port()
     api, counts = f"http://127.0.0.1:{port}/api", []
 
