@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from detection import landslidenet
+from detection import RUNNING, landslidenet
 from red_slides import write_tiles
 from test_cli import refused, run  # noqa: F401 - a fixture
 
@@ -48,13 +48,14 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def inputs(scene, home):
+def inputs(scene, home, warm):
     return ["--post", scene["post"], "--name", "sim", "--block", 256, "--root", home / "store",
-            "--out", home / "out", "--network-steps", 2]  # fmt: skip
+            "--out", home / "out", "--network-steps", 2,
+            "--cluster", RUNNING[0], "--workers", 1, "--threads", 1]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def adapted(inputs, tiles, warm):
+def adapted(inputs, tiles):
     return _landslidenet("detect", *inputs, "--adapt", tiles, "--leave-out", "B")
 
 
@@ -82,7 +83,8 @@ def test_adapted_network_is_an_artefact_of_the_event(adapted, tiles, home):
 @pytest.mark.slow
 def test_adaptation_shows_its_losses_in_its_run(scene, tiles, tmp_path, prefect_api):
     weights = adapt({"post": str(scene["post"]), "name": "sim", "adapt": str(tiles), "network_steps": 2, "block": 256,
-                     "workers": 1, "root": str(tmp_path / "store"), "out": str(tmp_path / "out")})  # fmt: skip
+                     "adaptation": {"batch": 1, "crop_px": 64}, "workers": 1, "threads": 1,
+                     "root": str(tmp_path / "store"), "out": str(tmp_path / "out")})  # fmt: skip
     assert Path(weights).is_file()
     asked = {"artifacts": {"key": {"any_": ["network", "network-losses"]}}, "sort": "KEY_ASC"}
     progress, losses = httpx.post(f"{prefect_api}/artifacts/latest/filter", json=asked).json()
@@ -106,7 +108,6 @@ def test_adapted_network_is_taken_again_for_the_same_inputs(adapted, inputs, til
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm")
 def test_labels_of_the_area_fine_tune_the_network(inputs, tiles, scene, home):
     product = _landslidenet("detect", *inputs, "--labels", f"{scene['truth']}:landslides", "--adapt", tiles)
     told, sentence = _story(product)
