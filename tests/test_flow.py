@@ -153,7 +153,7 @@ def test_detect_result_does_not_depend_on_blocks_and_workers(product, config, ho
 def test_detect_ended_in_inference_and_in_publish_resumes_from_the_ledger(product, inputs, prefect_api, tmp_path):
     """Told to end, then killed, in inference; told to end while it publishes: whoever comes next goes on."""
     arguments = [*inputs, "--block", "256", "--root", tmp_path / "store", "--out", tmp_path / "out"]
-    words = [*RUN, "detect", *map(str, arguments)]
+    words = [*RUN, "detect", *map(str, arguments), "--workers", "1"]
     with _running(words, tmp_path, PREFECT_API_URL=prefect_api) as running:
         _wait_for_blocks(tmp_path / "store", running, least=1)
         _end(running, signal.SIGTERM, home=tmp_path)
