@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 from typing import Any, Final
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, WorkerPlugin
 
 from catalog.config import ClusterConfig
 from catalog.leftovers import cleared
@@ -28,17 +28,21 @@ back at once and takes it again for the next array, which took the kernel as lon
 when a stage ends."""
 ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), 1)
 """Of the array libraries in a worker, as Dask has it: workers share the cores. The network's threads are told apart."""
-QUIET_WORKERS: Final = {"DASK_LOGGING": repr({"distributed.worker": "critical"})}
-"""What befalls a block is an error of the run; a worker would add that it lost the scheduler, where both end."""
 LOCAL_SETTINGS: Final = {
     "distributed.worker.profile.enabled": False,
-    "distributed.nanny.pre-spawn-environ": {
-        **{name: str(value) for name, value in {**HEAP_BYTES, **ONE_THREAD}.items()}, **QUIET_WORKERS,
-    },
-}  # fmt: skip
+    "distributed.nanny.pre-spawn-environ": {name: str(value) for name, value in {**HEAP_BYTES, **ONE_THREAD}.items()},
+}
 """Dask's sampling profiler keeps a call tree for every second: the memory of each process would grow with the run."""
 LOOPBACK: Final = "127.0.0.1:0"
 """Any free port, for this machine alone: without an address the scheduler's pages take port 8787."""
+
+
+class Hushed(WorkerPlugin):
+    """A worker that keeps silent: what befalls a block is an error of the run, and its scheduler ends with it."""
+
+    def setup(self, worker: object) -> None:
+        """Called by each worker when it starts."""
+        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
 
 
 def worker_count(config: ClusterConfig) -> int:
@@ -72,6 +76,7 @@ def dask_client(config: ClusterConfig) -> Iterator[Client]:
             ) as cluster,
             Client(cluster) as client,  # type: ignore[no-untyped-call]
         ):
+            client.register_plugin(Hushed())
             yield client
     elif "://" in config.address:
         try:
