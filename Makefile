@@ -29,7 +29,7 @@ type: env
 	$(BIN)/mypy
 
 test: lint type
-	$(BIN)/landslidenet demo --out build/demo --size 1024
+	$(BIN)/landslidenet demo --out build/demo --size 640
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lock:

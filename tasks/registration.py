@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from scipy.signal.windows import tukey
 from skimage.registration import phase_cross_correlation
 
 from catalog.schema import NOT_OBSERVED, FloatArray, InputError, MaskArray
@@ -206,6 +205,8 @@ class _Seen:
 
     @classmethod
     def where(cls, mask: BoolArray) -> _Seen:
+        from scipy.signal.windows import tukey  # loads half of SciPy: half a second of each worker, which needs none
+
         share = mask.astype(np.float64)
         return cls(
             mask, share, np.maximum(gaussian_filter(share, _HIGH_PASS_PX), 1e-3),

@@ -15,6 +15,7 @@ from pathlib import Path
 import geopandas as gpd
 import pytest
 from detection import landslidenet
+from distributed import LocalCluster
 from prefect_server import end, serving
 from processes import free_port, listens, s3_server, wait_until
 
@@ -79,8 +80,11 @@ def test_detect_with_stores_on_s3_gives_the_local_inventory(inputs, local, tmp_p
         words = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
         for name, value in {**words, "LANDSLIDENET_S3_ENDPOINT": endpoint}.items():
             monkeypatch.setenv(name, value)
-        told = words_of(inputs, tmp_path, "--workers", 1, root="s3://scenes/store")  # workers that have the variables
-        there = landslidenet(*told).last_line
+        with LocalCluster(  # its worker has the variables: it is this process
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", memory_limit=0
+        ) as cluster:
+            told = words_of(inputs, tmp_path, "--cluster", cluster.scheduler_address, root="s3://scenes/store")
+            there = landslidenet(*told).last_line
         fs.invalidate_cache()
         assert [name for name in fs.find("scenes/store") if name.endswith("/complete.json")]
     assert same_inventory(there, local)

@@ -116,7 +116,7 @@ class Place:
                 "sources": [{"url": self.api.url, "collection": COLLECTION, "sensor": "rgb8"}],
                 "first_pause_minutes": 0.2, "longest_pause_minutes": 0.5,
             },
-            "detection": {"block": BLOCK, "workers": 2, "gsd": 10.0, "dem": str(scene["dem"])},
+            "detection": {"block": BLOCK, "workers": 1, "gsd": 10.0, "dem": str(scene["dem"])},
         }  # fmt: skip
 
     def item(self, name, *, days, cloud):

@@ -8,15 +8,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from detection import RUNNING
 from prefect.settings import PREFECT_API_URL
 
 from flows.respond import respond
 from flows.watch_imagery import watch_imagery
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
-
+pytestmark = pytest.mark.slow
 
 RUN = "import sys; from flows.respond import respond; respond(*sys.argv[1:])"
+
+
+@pytest.fixture
+def followed(followed, warm):
+    """The event, mapped by the workers of all tests."""
+    rules = yaml.safe_load(Path(followed.policy).read_text())
+    rules["detection"] = {"block": 256, "gsd": 10.0, "cluster": RUNNING[0]}
+    Path(followed.policy).write_text(yaml.safe_dump(rules))
+    return followed
 
 
 def environment():
