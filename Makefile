@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 OUT ?= demo
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 TILES ?= $(or $(LANDSLIDENET_DATA),../shared/data)/landslide4sense/rgb
 
 .PHONY: env demo test lint type lock bench bench-accuracy weights clean

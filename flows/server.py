@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from typing import Any, Final
 from catalog.schema import LandslideError
 
 ASK_S: Final = 30.0
+BUSY: Final = 503
+"""Status by which a Prefect server says that its database was locked."""
+BUSY_S: Final = 0.5
 SWEEP_ASK_S: Final = 3.0
 """No longer: whoever sweeps may be asked to stop meanwhile."""
 MAX_RUNS: Final = 200
@@ -52,8 +56,7 @@ class Server:
         if self.secret:
             request.add_header("Authorization", f"Basic {base64.b64encode(self.secret.encode()).decode()}")
         try:
-            with _direct().open(request, timeout=timeout_s) as answer:
-                return json.load(answer)
+            return _answer(request, timeout_s=timeout_s)
         except (OSError, ValueError) as error:
             raise ServiceError(f"up: the server did not answer when asked for {path} ({error})") from None
 
@@ -83,6 +86,19 @@ def crash_what_never_began(ask: Ask, *, before: datetime) -> list[str]:
 
 def _since(run: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(run["state"]["timestamp"])
+
+
+def _answer(request: urllib.request.Request, *, timeout_s: float) -> Any:  # noqa: ANN401 - any JSON value
+    """What is answered; asked again, as Prefect's own clients do, where SQLite was busy with another's writing."""
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            with _direct().open(request, timeout=timeout_s) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != BUSY or time.monotonic() + BUSY_S > until:
+                raise
+        time.sleep(BUSY_S)
 
 
 def _direct() -> urllib.request.OpenerDirector:

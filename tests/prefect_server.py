@@ -36,6 +36,18 @@ def end(process, *, how=signal.SIGTERM):
     process.wait()
 
 
+def ask(url, body=None, *, auth=None):
+    """The answer of a server's API, as JSON: POST with a body, else GET; again where SQLite was busy, as clients do."""
+    for pause_s in (0.5, 1, 2, 4, 0):
+        told = {"auth": auth, "timeout": 30}
+        got = httpx.get(url, **told) if body is None else httpx.post(url, json=body, **told)
+        if got.status_code != 503:
+            break
+        time.sleep(pause_s)
+    assert got.status_code < 400, got.text
+    return got.json() if got.content else None
+
+
 def quiet_policy(folder):
     """A policy file in a folder: an empty feed, no imagery, and nothing asked of the net."""
     feed, path = folder / "feed.geojson", folder / "policy.yaml"
@@ -138,13 +150,7 @@ class Server:
 
     def ask(self, path, body=None):
         """The answer of the API, as JSON: POST with a body, else GET."""
-        auth = tuple(self.secret.split(":", 1)) if self.secret else None
-        url = f"{self.url}/api/{path}"
-        got = (
-            httpx.get(url, auth=auth, timeout=30) if body is None else httpx.post(url, json=body, auth=auth, timeout=30)
-        )
-        assert got.status_code < 400, got.text
-        return got.json() if got.content else None
+        return ask(f"{self.url}/api/{path}", body, auth=tuple(self.secret.split(":", 1)) if self.secret else None)
 
     def runs(self, **filters):
         return self.ask("flow_runs/filter", filters)

@@ -6,7 +6,6 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from detection import RUNNING
 from stac_server import files_of
@@ -41,8 +40,7 @@ def started(flow, **parameters):
 
     with get_client(sync_client=True) as client:
         told = {"flow_id": str(client.create_flow(flow)), "parameters": parameters, "state": {"type": "SCHEDULED"}}
-        made = httpx.post(f"{client.api_url}flow_runs/", json=told, timeout=60)
-        assert made.status_code == 201, made.text
+        made = client.request("POST", "/flow_runs/", json=told)
         stored = client.read_flow_run(made.json()["id"])
         assert stored.parameters == parameters
         run_flow(flow, flow_run=stored, return_type="state")

@@ -31,7 +31,7 @@ SIDE, HIDDEN, BLOCK = 768, 240, 256
 EVENT_ID = "us7000test"
 TITLE = f"{EVENT_ID} M6.4 5 km N of Nowhere"
 STRUCK = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
-WATCH_EVERY_S = 60
+WATCH_EVERY_S = 75
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
 
 

@@ -3,10 +3,9 @@
 from datetime import timedelta
 from uuid import uuid4
 
-import httpx
 import pytest
 import yaml
-from prefect_server import ROOT, quiet_policy
+from prefect_server import ROOT, ask, quiet_policy
 
 from flows import server
 from flows.housekeeping import housekeeping
@@ -18,17 +17,17 @@ WATCHERS = [housekeeping, watch_earthquakes, watch_imagery]
 
 def handed_over(api, flow):
     """Deployment and run of a flow that was handed to a worker, and holds the only place."""
-    made = httpx.post(f"{api}/flows/", json={"name": flow}).json()["id"]
+    made = ask(f"{api}/flows/", {"name": flow})["id"]
     told = {"name": str(uuid4()), "flow_id": made, "concurrency_limit": 1}
-    deployment = httpx.post(f"{api}/deployments/", json=told).json()["id"]
-    run = httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json={}).json()["id"]
-    answer = httpx.post(f"{api}/flow_runs/{run}/set_state", json={"state": {"type": "PENDING", "name": "Pending"}})
-    assert answer.json()["status"] == "ACCEPT", answer.text
+    deployment = ask(f"{api}/deployments/", told)["id"]
+    run = ask(f"{api}/deployments/{deployment}/create_flow_run", {})["id"]
+    answer = ask(f"{api}/flow_runs/{run}/set_state", {"state": {"type": "PENDING", "name": "Pending"}})
+    assert answer["status"] == "ACCEPT", answer
     return deployment, run
 
 
 def places_held(api, deployment):
-    return httpx.get(f"{api}/deployments/{deployment}").json()["global_concurrency_limit"]["active_slots"]
+    return ask(f"{api}/deployments/{deployment}")["global_concurrency_limit"]["active_slots"]
 
 
 @pytest.mark.slow
@@ -41,7 +40,7 @@ def test_a_watcher_frees_the_places_of_runs_that_never_began(prefect_api, watche
     monkeypatch.setattr("flows.places.PENDING", timedelta(0))
     watcher(policy=policy)
     assert [places_held(prefect_api, deployment) for deployment in (ours, theirs)] == [0, 1]
-    assert httpx.get(f"{prefect_api}/flow_runs/{run}").json()["state_type"] == "CRASHED"
+    assert ask(f"{prefect_api}/flow_runs/{run}")["state_type"] == "CRASHED"
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 from prefect.events.schemas.automations import AutomationCore
-from prefect_server import ROOT, quiet_policy
+from prefect_server import ROOT, ask, quiet_policy
 from processes import free_port, wait_until
 from stac_server import Answers, answering, served
 
@@ -83,15 +83,15 @@ def test_up_starts_everything_and_a_signal_ends_all_of_it(folder):
     _ready(folder, process, url)
     assert "<title>" in httpx.get(url, follow_redirects=True).text
     assert httpx.post(f"{api}/deployments/filter", json={}).status_code == 401
-    deployments = httpx.post(f"{api}/deployments/filter", json={}, auth=auth).json()
+    deployments = ask(f"{api}/deployments/filter", {}, auth=auth)
     policies = {d["parameters"]["policy"] for d in deployments if "policy" in d["parameters"]}
     assert policies == {str(folder / "policy.yaml")}
 
     housekeeping = next(d for d in deployments if d["name"] == "housekeeping")
-    started = httpx.post(f"{api}/deployments/{housekeeping['id']}/create_flow_run", json={}, auth=auth).json()
+    started = ask(f"{api}/deployments/{housekeeping['id']}/create_flow_run", {}, auth=auth)
 
     def done():
-        run = httpx.get(f"{api}/flow_runs/{started['id']}", auth=auth, timeout=30).json()
+        run = ask(f"{api}/flow_runs/{started['id']}", auth=auth)
         assert run["state_type"] not in ("FAILED", "CRASHED"), run["state"]["message"]
         return run["state_type"] == "COMPLETED"
 
@@ -115,8 +115,8 @@ def test_up_again_keeps_the_history_and_ends_with_the_first_of_its_parts(folder,
 
     def look(times):
         _ready(folder, process, f"http://127.0.0.1:{port}", times=times)
-        ids = {d["name"]: d["id"] for d in httpx.post(f"{api}/deployments/filter", json={}).json()}
-        automations = httpx.post(f"{api}/automations/filter", json={}).json()
+        ids = {d["name"]: d["id"] for d in ask(f"{api}/deployments/filter", {})}
+        automations = ask(f"{api}/automations/filter", {})
         counts.append((ids, sorted(a["name"] for a in automations)))
 
     process = _up(folder, port)
@@ -232,6 +232,27 @@ def test_commands_say_at_once_that_prefects_home_cannot_be_written(tmp_path, mon
     ):
         with pytest.raises(InputError, match=r"file/\.prefect: cannot be written \(Not a directory\).*PREFECT_HOME"):
             command()
+
+
+def test_service_asks_again_where_its_server_was_busy():
+    codes = [503, 503, 200]
+
+    class Busy(Answers):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.status = codes.pop(0)
+            self.do_GET()
+
+    with served(Busy) as host:
+        assert Server(f"http://{host}").ask("work_pools/filter") == {}
+        assert codes == []
+        codes += [503] * 3
+        with pytest.raises(ServiceError, match="did not answer when asked for work_pools/filter .*503"):
+            Server(f"http://{host}").ask("work_pools/filter", timeout_s=0.9)
+        assert codes == [503]
+        codes[:] = [500, 200]
+        with pytest.raises(ServiceError, match="500"):
+            Server(f"http://{host}").ask("work_pools/filter")
 
 
 def test_automations_that_are_there_are_not_made_twice(tmp_path):
