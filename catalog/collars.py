@@ -28,6 +28,8 @@ DOUBT_SHARE: Final = 0.1
 FRINGE_PX: Final = 8
 """Side of a JPEG block: as far from a collar its compression makes ground dim."""
 OVERVIEW_PX: Final = 512
+LARGEST_PX: Final = 4 * OVERVIEW_PX
+"""Longest side of an overview that is fetched for it."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ def find_collar(path: str, indexes: Sequence[int]) -> Collar | None:
 
 
 def with_collars(epochs: Sequence[Epoch]) -> tuple[list[Epoch], list[str]]:
-    """Epochs whose local pictures say up to which number their pixels are a collar, and what is to be wary of.
+    """Epochs whose pictures say up to which number their pixels are a collar, and what is to be wary of.
 
-    Where the collar is sure, all pixels as dark in every band are read as those of 0 are: as not observed.
+    Where the collar is sure, all pixels as dark in every band are read as those of 0 are: as not observed. A picture of
+    a STAC item is looked at where its overviews are small: elsewhere all of it would have to be fetched.
 
     Raises: InputError when a picture's pixels cannot be read.
     """
@@ -77,12 +80,19 @@ def with_collars(epochs: Sequence[Epoch]) -> tuple[list[Epoch], list[str]]:
 
 def _decided(item: dict[str, Any], epoch: Epoch, told: list[str]) -> dict[str, Any]:
     entry = sensor(epoch.sensor)
-    if not (entry.is_8bit and item["properties"].get(LOCAL)):
+    if not entry.is_8bit:
         return item
-    found = {path: find_collar(path, indexes) for path, indexes in band_files(item, entry).items()}
+    is_local = bool(item["properties"].get(LOCAL))
+    files = {path: at for path, at in band_files(item, entry).items() if is_local or _is_soon_read(path)}
+    found = {path: find_collar(path, indexes) for path, indexes in files.items()}
     told += [_sentence(path, collar) for path, collar in found.items() if collar]
     sure = any(collar.is_sure for collar in found.values() if collar)
     return {**item, "properties": {**item["properties"], COLLAR: NEAR_BLACK}} if sure else item
+
+
+def _is_soon_read(path: str) -> bool:
+    with open_raster(path) as dataset:
+        return bool(max(dataset.shape) / max(dataset.overviews(1), default=1) <= LARGEST_PX)
 
 
 def _sentence(path: str, collar: Collar) -> str:

@@ -8,8 +8,11 @@ from odc.geo.geobox import GeoBox
 from scipy.ndimage import gaussian_filter
 
 from catalog.checks import check_inputs, check_scene
+from catalog.collars import with_collars
 from catalog.config import RunConfig
-from catalog.scenes import read_epoch
+from catalog.items import LOCAL, local_item
+from catalog.scenes import Epoch, read_epoch
+from catalog.sensors import COLLAR, sensor
 
 SIDE, WIDTH = 400, 150
 PLACE = Affine(3, 0, 583_200, 0, -3, 4_737_000)
@@ -107,3 +110,20 @@ def test_collar_belongs_to_the_identity_of_what_is_read(tmp_path):
 def test_collar_of_a_scene_that_is_checked_alone(tmp_path):
     epoch, _ = check_scene(write(tmp_path / "p.tif", collared()), sensor_name="rgb8")
     assert not seen_of(epoch)[:, :WIDTH].any()
+
+
+@pytest.mark.parametrize("overviews", [True, False], ids=["overviews", "none"])
+def test_collar_of_a_searched_picture_is_found_where_that_reads_little(tmp_path, overviews):
+    """A tenfold larger picture, whose item names its file: only a reduced one is worth fetching."""
+    path = tmp_path / "p.tif"
+    large = collared().repeat(10, axis=1).repeat(10, axis=2)
+    profile = {"driver": "GTiff", "count": 3, "height": 10 * SIDE, "width": 10 * SIDE, "dtype": "uint8", "tiled": True}
+    with rasterio.open(path, "w", **profile, crs="EPSG:32654", transform=PLACE * Affine.scale(0.1)) as out:
+        out.write(large)
+        if overviews:
+            out.build_overviews([2, 4, 8])
+    item = local_item(path, sensor("rgb8")).to_dict(transform_hrefs=False)
+    del item["properties"][LOCAL]
+    (epoch,), told = with_collars([Epoch("post", "rgb8", (item,))])
+    assert len(told) == overviews
+    assert epoch.items[0]["properties"].get(COLLAR) == (3 if overviews else None)
