@@ -10,6 +10,8 @@ from catalog.config import ClusterConfig
 from catalog.schema import InputError
 from flows.cluster import dask_client
 
+LIBRARIES = ("OMP", "OPENBLAS", "MKL")
+
 
 def test_local_cluster_opens_no_fixed_port():
     with dask_client(ClusterConfig(workers=1)) as one, dask_client(ClusterConfig(workers=1)) as other:
@@ -26,8 +28,11 @@ def worker():
         level = logging.getLogger("distributed.worker").getEffectiveLevel()
         return dict(os.environ), sorted(dask_worker.periodic_callbacks), level
 
-    with dask_client(ClusterConfig(workers=1)) as client:
-        (found,) = client.run(told).values()
+    with pytest.MonkeyPatch.context() as patch:
+        for library in LIBRARIES:  # what a person sets goes before
+            patch.delenv(f"{library}_NUM_THREADS", raising=False)
+        with dask_client(ClusterConfig(workers=1)) as client:
+            (found,) = client.run(told).values()
     return found
 
 
@@ -36,7 +41,7 @@ def test_local_cluster_keeps_no_profile_that_grows_with_the_run(worker):
     assert "profile" not in worker[1]
 
 
-@pytest.mark.parametrize("library", ["OMP", "OPENBLAS", "MKL"])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_array_libraries_of_local_workers_share_the_cores(library, worker):
     assert worker[0][f"{library}_NUM_THREADS"] == "1"
 

@@ -129,7 +129,7 @@ def test_keep_pairing_of_an_earlier_refusal_is_the_new_one(unmoved):
 
 @pytest.mark.parametrize("window_px", [256, 128])
 def test_windows_that_cover_the_scene_are_read_with_it_and_the_same_as_alone(window_px, tmp_path, monkeypatch):
-    """Four that overlap have more pixels than the scene, one has not."""
+    """Four of 256 px that overlap have more pixels than the scene, four of 128 px have fewer."""
     pre, _ = pair_of(tmp_path, dy=1.3, dx=0.0)
     scene, read = pre.grid.scene, []
     corners = [(0, 0), (0, 128), (128, 0), (128, 128)]
